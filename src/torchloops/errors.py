@@ -1,0 +1,73 @@
+"""Every error torchloops raises on purpose.
+
+    TorchloopsError
+    ├── ConfigurationError (ValueError)      arguments, hooks or loops that do not fit together
+    ├── DataError (ValueError)               a data set, folder or file that cannot be used
+    ├── CheckpointError (ValueError)         a checkpoint that cannot be written, read or applied
+    └── MissingDependencyError (ImportError) an optional package is not installed
+
+A message says what is wrong, what was expected, what came, and what to do.
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+__all__ = [
+    "CheckpointError",
+    "ConfigurationError",
+    "DataError",
+    "MissingDependencyError",
+    "TorchloopsError",
+    "did_you_mean",
+    "require",
+]
+
+
+class TorchloopsError(Exception):
+    """Base of all errors raised on purpose by torchloops."""
+
+
+class ConfigurationError(TorchloopsError, ValueError):
+    """Arguments, hooks or loops that do not fit together."""
+
+
+class DataError(TorchloopsError, ValueError):
+    """A data set, folder or file that cannot be used as asked."""
+
+
+class CheckpointError(TorchloopsError, ValueError):
+    """A checkpoint that cannot be written, read or applied."""
+
+
+class MissingDependencyError(TorchloopsError, ImportError):
+    """An optional package is not installed."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return `` Did you mean "x"?`` for the name closest to ``name``, or an empty string."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def require(package: str, *, extra: str, needed_by: str) -> ModuleType:
+    """Import ``package`` and return it.
+
+    Args:
+        package: dotted name to import.
+        extra: the extra of torchloops that installs it.
+        needed_by: what the user asked for, as it reads in the message.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        root = package.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != root:
+            raise
+        raise MissingDependencyError(
+            f'{needed_by} needs {root}. Install it: pip install "torchloops[{extra}]".'
+        ) from error
