@@ -1,0 +1,93 @@
+"""The commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError
+
+from torchloops.errors import TorchloopsError
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "USAGE", "main"]
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+app = App(name="torchloops", version=lambda: version("torchloops"), help_on_error=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0: done; 1: failed; 2: the command line or a configuration file is wrong; 130: interrupted.
+
+    Args:
+        argv: the words after ``torchloops``; default ``sys.argv[1:]``.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    verbose = "-v" in words or "--verbose" in words
+    return _guarded(lambda: _dispatch(words), verbose=verbose)
+
+
+def _dispatch(words: list[str]) -> int | None:
+    if len(words) > 1 and words[0] == "run" and not words[1].startswith("-"):
+        from torchloops.cli.run import run_recipe
+
+        return run_recipe(words[1], words[2:])
+    return app(words, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def _guarded(command: Callable[[], int | None], *, verbose: bool) -> int:
+    try:
+        return command() or DONE
+    except CycloptsError as error:
+        return _report_error(str(error), USAGE)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except (TorchloopsError, OSError) as error:
+        if verbose:
+            raise
+        return _report_error(str(error), FAILED)
+
+
+def _report_error(message: str, code: int) -> int:
+    print(f"Error: {message}", file=sys.stderr)
+    return code
+
+
+@app.command
+def ls(recipe: str | None = None, /) -> None:
+    """List the recipes, or one recipe with its configurations and card.
+
+    Args:
+        recipe: a name, a folder or a .py file.
+    """
+    from torchloops.cli.listing import list_recipes, show_recipe
+
+    if recipe is None:
+        list_recipes()
+    else:
+        show_recipe(recipe)
+
+
+@app.command
+def run(recipe: str, /) -> None:
+    """Run a recipe: torchloops run RECIPE [-c FILE]... [--options].
+
+    The recipe comes first, its options after it; `torchloops run RECIPE --help` lists them. Later
+    configuration files win over earlier ones, and options win over all.
+
+    Args:
+        recipe: a name (see `torchloops ls`), a folder with a recipe.py, or a .py file with a `main`.
+    """
+
+
+@app.command
+def env() -> None:
+    """Print versions, device and git commit: the block for a bug report."""
+    from torchloops.report.environment import collect_environment
+
+    for key, value in collect_environment().items():
+        print(f"{key}: {value}")

@@ -1,0 +1,357 @@
+"""The base of every loop: what an algorithm has to say, and what it gets for it."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from torchloops.errors import ConfigurationError, did_you_mean
+from torchloops.loops.replacing import replace_loop
+from torchloops.loops.stop_iteration import refuse_leaked_stop
+from torchloops.loops.tree import children_of, draw_tree, loops_in
+
+if TYPE_CHECKING:
+    from torchloops.trainer import Trainer
+
+__all__ = ["Loop", "Progress"]
+
+_OPTIONAL_HOOKS = (
+    "skip",
+    "reset",
+    "on_run_start",
+    "on_advance_start",
+    "on_advance_end",
+    "on_run_end",
+    "run_context",
+)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a loop is.
+
+    Args:
+        current: iterations finished in this run.
+        total: iterations finished over all runs.
+        running: a run has begun and has not ended.
+    """
+
+    current: int = 0
+    total: int = 0
+    running: bool = False
+
+
+class _Plan:
+    """Which optional hooks a loop defines, and which of them take the arguments of ``run``."""
+
+    __slots__ = ("advance_takes_arguments", "start_takes_arguments", *_OPTIONAL_HOOKS)
+
+    def __init__(self, loop: Any) -> None:
+        for name in _OPTIONAL_HOOKS:
+            setattr(self, name, _is_defined(loop, name))
+        self.advance_takes_arguments = _takes_arguments(loop, "advance")
+        self.start_takes_arguments = _takes_arguments(loop, "on_advance_start")
+
+
+def _is_defined(loop: Any, name: str) -> bool:
+    if not isinstance(loop, type):
+        return name in loop.__dict__ or _is_defined(type(loop), name)
+    return getattr(loop, name) is not getattr(Loop, name)
+
+
+def _takes_arguments(loop: Any, name: str) -> bool:
+    function = getattr(loop, name)
+    skip_self = isinstance(loop, type) and not isinstance(inspect.getattr_static(loop, name), staticmethod)
+    try:
+        return len(inspect.signature(function).parameters) > int(skip_self)
+    except (TypeError, ValueError):
+        return True
+
+
+class Loop:
+    """An algorithm that repeats: subclass it, say when it is ``done`` and how to ``advance``.
+
+        if skip: return on_skip()
+        reset()
+        on_run_start(*args)
+        while not done:
+            on_advance_start(*args)
+            advance(*args)
+            on_advance_end()
+        return on_run_end()
+
+    ``done`` and ``advance`` are all a loop needs. A loop is legal in every slot of the tree: assign it
+    (``trainer.fit_loop = MyLoop()``), `connect` it or `replace` another by it. It also runs without a Trainer.
+    Loops held in attributes, lists and dicts are its children.
+
+    ``StopIteration`` raised in ``on_advance_start`` or ``advance`` by the loop itself ends the loop:
+    ``on_advance_end`` is left out, ``on_run_end`` runs. One that escapes from a module, a callback or a data
+    set is an error. An ``advance`` or ``on_advance_start`` without parameters is called without arguments,
+    whatever the loop above passes.
+
+    Example:
+        >>> class Countdown(Loop):
+        ...     left = 3
+        ...     @property
+        ...     def done(self):
+        ...         return self.left == 0
+        ...     def advance(self):
+        ...         self.left -= 1
+        >>> loop = Countdown()
+        >>> loop.run()
+        >>> loop.progress.current
+        3
+    """
+
+    _plan: _Plan
+
+    def __init__(self) -> None:
+        state = self.__dict__
+        state["progress"] = Progress()
+        state["_trainer"] = None
+        state["_restarting"] = False
+        state["_bound"] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._plan = _Plan(cls)
+
+    # what a subclass says
+
+    @property
+    def done(self) -> bool:
+        """Whether the loop is finished; asked before every iteration, also the first."""
+        raise ConfigurationError(_missing(self, "done", "a property that is true when the loop is finished"))
+
+    def advance(self, *args: Any, **kwargs: Any) -> None:
+        """One iteration. ``args`` are those of ``run``."""
+        raise ConfigurationError(_missing(self, "advance", "a method that does one iteration"))
+
+    @property
+    def skip(self) -> bool:
+        """When true, ``run`` does nothing but return ``on_skip()``."""
+        return False
+
+    def on_skip(self) -> Any:
+        """The value of ``run`` when the loop is skipped."""
+        return None
+
+    def reset(self) -> None:
+        """Called at the start of every run, before ``on_run_start``."""
+
+    def on_run_start(self, *args: Any, **kwargs: Any) -> None:
+        """Called once a run, before ``done`` is asked for the first time."""
+
+    def on_advance_start(self, *args: Any, **kwargs: Any) -> None:
+        """Called before every ``advance``."""
+
+    def on_advance_end(self) -> None:
+        """Called after every ``advance`` that was not ended by ``StopIteration``."""
+
+    def on_run_end(self) -> Any:
+        """Called once a run, at its end; what it returns is what ``run`` returns."""
+        return None
+
+    def run_context(self) -> AbstractContextManager[Any]:
+        """A context in which a whole run takes place; it is left also after an error."""
+        return nullcontext()
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """The loop's own state as plain data (numbers, strings, tensors, lists, dicts)."""
+        return {}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        """Take back what ``on_save_checkpoint`` returned."""
+
+    def teardown(self) -> None:
+        """Free what this loop holds. The Trainer calls it on every loop of the tree after a run, also a failed one."""
+
+    # what a loop gets
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the loop to its end and return the value of ``on_run_end``."""
+        plan = self._plan
+        if plan.skip and self.skip:
+            return self.on_skip()
+        if plan.run_context:
+            with self.run_context():
+                return self._iterate(plan, args, kwargs)
+        return self._iterate(plan, args, kwargs)
+
+    def _iterate(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        progress = self.progress
+        if not self._restarting:
+            progress.current = 0
+        progress.running = True
+        if plan.reset:
+            self.reset()
+        if plan.on_run_start:
+            self.on_run_start(*args, **kwargs)
+        try:
+            while not self.done:
+                if plan.on_advance_start:
+                    if plan.start_takes_arguments:
+                        self.on_advance_start(*args, **kwargs)
+                    else:
+                        self.on_advance_start()
+                if plan.advance_takes_arguments:
+                    self.advance(*args, **kwargs)
+                else:
+                    self.advance()
+                progress.current += 1
+                progress.total += 1
+                if plan.on_advance_end:
+                    self.on_advance_end()
+                if self._restarting:
+                    self._restarting = False
+        except StopIteration as stop:
+            refuse_leaked_stop(stop, self)
+        if self._restarting:
+            self._restarting = False
+        output = self.on_run_end() if plan.on_run_end else None
+        progress.running = False
+        return output
+
+    @property
+    def trainer(self) -> Trainer:
+        """The Trainer this loop is attached to.
+
+        Raises:
+            ConfigurationError: the loop is not part of a Trainer's tree.
+        """
+        if self._trainer is None:
+            raise ConfigurationError(
+                f"{type(self).__name__} is not attached to a Trainer. Assign it (trainer.fit_loop = loop) or "
+                "connect it to a loop of a Trainer before you use `loop.trainer`."
+            )
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        for loop in loops_in(self):
+            loop.__dict__["_trainer"] = trainer
+            loop.__dict__["_bound"] = None
+
+    @property
+    def restarting(self) -> bool:
+        """True during the whole first iteration after `load_state_dict`."""
+        return self._restarting
+
+    @restarting.setter
+    def restarting(self, value: bool) -> None:
+        for loop in loops_in(self):
+            loop.__dict__["_restarting"] = value
+
+    def connect(self, **loops: Loop) -> None:
+        """Attach loops under the names of the slots they fill, for instance ``connect(epoch_loop=MyLoop())``.
+
+        Raises:
+            ConfigurationError: a name is a misspelt slot of this loop, or a value is no Loop.
+        """
+        slots = [name for name, _ in children_of(self)]
+        for name, loop in loops.items():
+            if name not in vars(self) and (hint := did_you_mean(name, slots)):
+                raise ConfigurationError(f"{type(self).__name__} has no loop {name!r}; it has {slots}.{hint}")
+            if not isinstance(loop, Loop):
+                raise ConfigurationError(
+                    f"connect({name}=...) expects a Loop instance, got {loop!r}."
+                    + (" Give an instance, or call `replace`." if isinstance(loop, type) else "")
+                )
+        for name, loop in loops.items():
+            setattr(self, name, loop)
+
+    def replace(self, **loops: Loop | type[Loop]) -> Any:
+        """Put another loop in the place of a child, keeping the child's arguments and its own children.
+
+        Args:
+            loops: slot name, or a dotted path such as ``"epoch_loop.batch_loop"`` (by ``**{...}``), to a Loop
+                class or instance. A class is built with the old loop's constructor arguments of the same
+                names. The old loop's children are connected under their names, unless the new loop brings a
+                child there that is not a built-in one.
+
+        Returns:
+            The loop that was replaced; a dict of them by name where several were.
+
+        Raises:
+            ConfigurationError: no loop stands there, or the new one needs arguments the old one does not have.
+        """
+        if not loops:
+            raise ConfigurationError(
+                "replace() needs at least one loop, for instance replace(epoch_loop=MyLoop)."
+            )
+        old = {path: replace_loop(self, path, new) for path, new in loops.items()}
+        return next(iter(old.values())) if len(old) == 1 else old
+
+    def state_dict(self, destination: dict[str, Any] | None = None, prefix: str = "") -> dict[str, Any]:
+        """The state of this loop and of all loops below, flat, by path: plain data.
+
+        Keys: ``<path>type``, ``<path>progress``, ``<path>state_dict`` with ``<path>`` such as ``epoch_loop.``.
+        """
+        destination = {} if destination is None else destination
+        progress = self.progress
+        destination[prefix + "type"] = type(self).__name__
+        destination[prefix + "progress"] = {
+            "current": progress.current,
+            "total": progress.total,
+            "running": progress.running,
+        }
+        destination[prefix + "state_dict"] = self.on_save_checkpoint()
+        for name, child in children_of(self):
+            child.state_dict(destination, f"{prefix}{name}.")
+        return destination
+
+    def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
+        """Take back what `state_dict` returned; the next run goes on where the saved one was.
+
+        Raises:
+            ConfigurationError: the state is of another tree of loops.
+        """
+        found = state_dict.get(prefix + "type")
+        if found != type(self).__name__:
+            path = prefix.rstrip(".") or "the top loop"
+            raise ConfigurationError(
+                f"The saved state does not fit this tree of loops: at {path} it holds "
+                f"{found or 'no loop'}, the tree holds {type(self).__name__}. Build the tree as it was when saved."
+            )
+        saved = state_dict[prefix + "progress"]
+        self.progress.total = saved["total"]
+        self.progress.current = saved["current"] if saved["running"] else 0
+        self.progress.running = False
+        self.__dict__["_restarting"] = saved["running"]
+        self.on_load_checkpoint(state_dict[prefix + "state_dict"])
+        for name, child in children_of(self):
+            child.load_state_dict(state_dict, f"{prefix}{name}.")
+
+    def __str__(self) -> str:
+        return draw_tree(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "progress" not in self.__dict__:
+            raise _not_initialised(self)
+        object.__setattr__(self, name, value)
+        if isinstance(value, Loop | list | tuple | dict):
+            for _, child in children_of(self, only=name):
+                child.trainer = self._trainer
+        elif name in _OPTIONAL_HOOKS or name == "advance":
+            object.__setattr__(self, "_plan", _Plan(self))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if "progress" not in self.__dict__ and not name.startswith("__"):
+            raise _not_initialised(self)
+        return object.__getattribute__(self, name)  # the original error, with its own message
+
+
+Loop._plan = _Plan(Loop)
+
+
+def _missing(loop: Loop, name: str, what: str) -> str:
+    return f"{type(loop).__name__} does not define `{name}`: a Loop needs {what}."
+
+
+def _not_initialised(loop: Loop) -> AttributeError:
+    name = type(loop).__name__
+    return AttributeError(
+        f"{name}.__init__ has not called super().__init__(). Make it the first line of {name}.__init__."
+    )

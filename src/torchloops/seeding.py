@@ -1,0 +1,62 @@
+"""Random generators: seeding all of them, and their states as plain data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["isolated_generators", "random_state", "restore_random_state", "seed_everything"]
+
+
+def seed_everything(seed: int | None = None, workers: bool = False) -> int:
+    """Seed Python's, numpy's and torch's generators with ``seed`` and return it.
+
+    Args:
+        seed: 0 to 4294967295; None: the environment variable ``PL_GLOBAL_SEED``, else 0.
+        workers: seed the workers of data loaders too.
+    """
+    from torchloops.trainer.engine import seed_everything as seed_with_fabric
+
+    return seed_with_fabric(seed, workers=workers, verbose=False)
+
+
+def random_state() -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's generators, as data a safe load accepts."""
+    version, keys, gauss = random.getstate()
+    name, vector, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(keys), gauss],
+        "numpy": [name, torch.from_numpy(vector.astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back into a state that `random_state` returned."""
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, vector, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, vector.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def isolated_generators(seed: int | None = None) -> Iterator[None]:
+    """A context after which the generators are as they were before; seeded with ``seed`` inside, if given."""
+    before = random_state()
+    try:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+        yield
+    finally:
+        restore_random_state(before)

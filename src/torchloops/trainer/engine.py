@@ -1,0 +1,231 @@
+"""Devices, precision, processes: everything that comes from Lightning Fabric, and the only file that imports it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric import seed_everything as seed_everything
+from lightning_fabric.loggers import TensorBoardLogger as TensorBoardLogger
+from lightning_fabric.plugins.precision import Precision
+from lightning_fabric.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from torchloops.errors import ConfigurationError
+
+__all__ = ["Engine", "TensorBoardLogger", "seed_everything"]
+
+
+class Engine:
+    """One Fabric object and what the loops need of it.
+
+    On one device with plain 32-bit precision nothing stands between a loop and the module: steps, ``backward``
+    and optimizers are the bare ones. Elsewhere they go through Fabric.
+
+    Args:
+        accelerator, devices, num_nodes, strategy, precision: as Fabric takes them.
+    """
+
+    def __init__(self, accelerator: Any, devices: Any, num_nodes: int, strategy: Any, precision: Any) -> None:
+        self.fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,
+        )
+        self._wrapped: Any = None
+        self._module: nn.Module | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """One device and 32-bit precision: nothing of Fabric is needed on a step."""
+        return self.is_single and type(self.fabric._precision) is Precision
+
+    @property
+    def is_single(self) -> bool:
+        """One process that drives one device."""
+        return isinstance(self.fabric.strategy, SingleDeviceStrategy)
+
+    @property
+    def device(self) -> torch.device:
+        return self.fabric.device
+
+    @property
+    def world_size(self) -> int:
+        return self.fabric.world_size
+
+    @property
+    def global_rank(self) -> int:
+        return self.fabric.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        return self.fabric.local_rank
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.fabric.is_global_zero
+
+    def launch(self) -> None:
+        """Start the processes, where there are several.
+
+        Raises:
+            ConfigurationError: the strategy runs a function in new processes instead of this script.
+        """
+        try:
+            self.fabric.launch()
+        except TypeError as error:
+            raise ConfigurationError(
+                f"Strategy {type(self.fabric.strategy).__name__} starts its processes from a function and cannot "
+                'hand the trained module back. Use strategy="ddp", which runs this script once per device.'
+            ) from error
+
+    def setup_module(self, module: nn.Module, training: bool) -> None:
+        """Move ``module`` to the device and, to train on several devices, wrap it."""
+        self._module = module
+        if training or not self.is_single:
+            trainable = any(parameter.requires_grad for parameter in module.parameters())
+            self._wrapped = self.fabric.setup_module(module) if training and trainable else None
+        if self._wrapped is None:
+            self.fabric._precision.convert_module(module)
+            self.fabric.to_device(module)
+        if hasattr(module, "_fabric"):  # a LightningModule that Fabric took for its own
+            module._fabric = None  # type: ignore[assignment]
+
+    def release_module(self) -> None:
+        """Forget the module; it stays on its device."""
+        self._module = self._wrapped = None
+
+    def setup_optimizers(self, optimizers: list[Optimizer]) -> list[Any]:
+        """The optimizers to step with: the same ones in the plain case, Fabric's wrappers elsewhere."""
+        if self.is_plain or not optimizers:
+            return list(optimizers)
+        wrapped = self.fabric.setup_optimizers(*optimizers)
+        return list(wrapped) if isinstance(wrapped, tuple) else [wrapped]
+
+    def setup_loader(self, loader: Any, use_distributed_sampler: bool) -> Any:
+        """Give every process its share of a ``DataLoader``."""
+        if self.world_size == 1 or not isinstance(loader, DataLoader):
+            return loader
+        return self.fabric.setup_dataloaders(
+            loader, use_distributed_sampler=use_distributed_sampler, move_to_device=False
+        )
+
+    def step_function(self, name: str, synced: bool = False) -> Callable[..., Any]:
+        """``module.<name>`` under the run's precision.
+
+        Args:
+            name: ``"training_step"``, ``"validation_step"`` and so on.
+            synced: gradients of a backward pass outside of the step are to be averaged over the processes.
+        """
+        module = self._module
+        if synced and self._wrapped is not None and not self.is_single:
+            if name not in self._wrapped._forward_methods:
+                self._wrapped.mark_forward_method(name)
+            return getattr(self._wrapped, name)
+        method = getattr(module, name)
+        precision = self.fabric._precision
+        if type(precision) is Precision:
+            return method
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = precision.convert_input((args, kwargs))
+            with precision.forward_context():
+                output = method(*args, **kwargs)
+            return precision.convert_output(output)
+
+        return step
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backward pass of ``loss``, scaled where the precision asks for it."""
+        if self.is_plain:
+            loss.backward(*args, **kwargs)
+        else:
+            self.fabric.backward(loss, *args, **kwargs)
+
+    def average_gradients(self) -> None:
+        """Average the module's gradients over the processes, for backward passes inside a step."""
+        if self.world_size == 1 or self._module is None:
+            return
+        for parameter in self._module.parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.all_reduce(parameter.grad, "mean")
+
+    def no_sync(self, skip: bool) -> AbstractContextManager[Any]:
+        """Leave out the averaging of gradients while gradients accumulate."""
+        if not skip or self._wrapped is None or self.world_size == 1:
+            return nullcontext()
+        return self.fabric.no_backward_sync(self._wrapped)
+
+    def clip_gradients(self, optimizer: Any, value: float, algorithm: str) -> None:
+        """Clip the gradients of the parameters of ``optimizer`` by ``"norm"`` or by ``"value"``."""
+        if self.is_plain:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if algorithm == "value":
+                nn.utils.clip_grad_value_(parameters, value)
+            else:
+                nn.utils.clip_grad_norm_(parameters, value)
+        elif algorithm == "value":
+            self.fabric.clip_gradients(self._wrapped or self._module, optimizer, clip_val=value)
+        else:
+            self.fabric.clip_gradients(
+                self._wrapped or self._module, optimizer, max_norm=value, error_if_nonfinite=False
+            )
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the precision."""
+        return self.fabric.autocast()
+
+    def to_device(self, batch: Any) -> Any:
+        """``batch`` (a tensor or a nested collection) on the device."""
+        return self.fabric.to_device(batch)
+
+    def batch_mover(
+        self, hook_owners: Iterable[Any], is_overridden: Callable[[Any, str], bool]
+    ) -> Callable | None:
+        """What brings a batch to the device, with the transfer hooks around it; None where nothing is to do."""
+        hooks = {}
+        for name in _TRANSFER_HOOKS:
+            for owner in hook_owners:
+                if owner is not None and is_overridden(owner, name):
+                    hooks[name] = getattr(owner, name)
+        if not hooks:
+            return None if self.device.type == "cpu" else lambda batch, index: self.to_device(batch)
+        before, transfer, after = (hooks.get(name) for name in _TRANSFER_HOOKS)
+
+        def move(batch: Any, index: int) -> Any:
+            batch = before(batch, index) if before else batch
+            batch = transfer(batch, self.device, index) if transfer else self.to_device(batch)
+            return after(batch, index) if after else batch
+
+        return move
+
+    def all_reduce(self, value: Any, op: str = "mean") -> Any:
+        """``value`` reduced over all processes."""
+        return self.fabric.all_reduce(value, reduce_op=op) if self.world_size > 1 else value
+
+    def all_gather(self, value: Any, group: Any = None, sync_grads: bool = False) -> Any:
+        return self.fabric.all_gather(value, group=group, sync_grads=sync_grads)
+
+    def broadcast(self, value: Any) -> Any:
+        return self.fabric.broadcast(value) if self.world_size > 1 else value
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            self.fabric.barrier()
+
+
+_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def needs_closure(optimizer: Any) -> bool:
+    """Whether ``optimizer.step`` cannot do without a closure (LBFGS)."""
+    step = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return step is not None and step.default is inspect.Parameter.empty

@@ -1,0 +1,65 @@
+"""Limits and counters of a run: the one place they live."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+__all__ = ["Limits", "TrainerState"]
+
+
+@dataclass(slots=True)
+class Limits:
+    """When a fit ends.
+
+    Args:
+        max_epochs: epochs; -1: no limit.
+        max_steps: optimizer steps; -1: no limit.
+        min_epochs: epochs before ``should_stop`` is heeded.
+        min_steps: optimizer steps before ``should_stop`` is heeded.
+        max_seconds: seconds of wall-clock time; None: no limit.
+    """
+
+    max_epochs: int = 1000
+    max_steps: int = -1
+    min_epochs: int = 0
+    min_steps: int = 0
+    max_seconds: float | None = None
+
+
+@dataclass(slots=True)
+class TrainerState:
+    """Counters of one run.
+
+    Args:
+        current_epoch: epochs finished, hooks included; during an epoch its index, from 0.
+        global_step: optimizer steps taken, over all optimizers and time splits.
+        should_stop: set it to end the fit after the current batch.
+        stage: "train", "validate", "test", "predict", "sanity_check" or None between runs.
+    """
+
+    current_epoch: int = 0
+    global_step: int = 0
+    should_stop: bool = False
+    stage: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    started: float = field(default_factory=time.monotonic)
+    seconds_before: float = 0.0
+
+    def fresh(self) -> TrainerState:
+        """The state of a new run under the same limits."""
+        return TrainerState(limits=replace(self.limits))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began, those before a resume included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether ``max_time`` has passed."""
+        return self.limits.max_seconds is not None and self.seconds >= self.limits.max_seconds
+
+    def stop_requested(self, min_epochs: int, min_steps: int) -> bool:
+        """Whether ``should_stop`` is set and the minimum of epochs and steps is reached."""
+        return self.should_stop and self.current_epoch >= min_epochs and self.global_step >= min_steps
