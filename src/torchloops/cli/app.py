@@ -14,7 +14,12 @@ __all__ = ["DONE", "FAILED", "INTERRUPTED", "USAGE", "main"]
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-app = App(name="torchloops", version=lambda: version("torchloops"), help_on_error=False)
+app = App(
+    name="torchloops",
+    help="Swap the training loop: run recipes, from one gradient step to active learning.",
+    version=lambda: version("torchloops"),
+    suppress_keyboard_interrupt=False,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cyclopts import CycloptsError
+
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.shipped import load_file, shipped_folder, shipped_names
 
@@ -66,7 +68,7 @@ def find_recipe(recipe: str) -> Recipe:
     """Find a recipe by name, folder or ``.py`` file. A shipped name wins over a folder of that name.
 
     Raises:
-        ConfigurationError: there is none; the message suggests the closest name.
+        CycloptsError: there is none; the message suggests the closest name.
     """
     names = shipped_names("recipes")
     if recipe in names:
@@ -77,7 +79,7 @@ def find_recipe(recipe: str) -> Recipe:
     if path.suffix == ".py" and path.is_file():
         path = path.resolve()
         return Recipe(path.parent.name if path.name == "recipe.py" else path.stem, path)
-    raise ConfigurationError(_not_found(recipe, names))
+    raise CycloptsError(_not_found(recipe, names))
 
 
 def _not_found(recipe: str, names: list[str]) -> str:

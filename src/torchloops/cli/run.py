@@ -62,13 +62,13 @@ def run_recipe(recipe_name: str, words: Sequence[str]) -> int:
         words: what follows the recipe on the command line.
 
     Raises:
-        CycloptsError: an option or a configuration file is wrong.
-        ConfigurationError: there is no such recipe.
+        CycloptsError: there is no such recipe, or an option or a configuration file is wrong.
+        ConfigurationError: the recipe's file has no ``main`` that can be run.
     """
     recipe = find_recipe(recipe_name)
     main = recipe.load_main()
     command = ["torchloops", "run", recipe_name, *words]
-    app = App(name=f"torchloops run {recipe_name}", version_flags=[], help_on_error=False)
+    app = App(name=f"torchloops run {recipe_name}", version_flags=[], suppress_keyboard_interrupt=False)
     app.config = [_ConfigFiles(recipe)]
     app.default(_with_common_options(main, recipe, command))
     app(words, exit_on_error=False, print_error=False, result_action="return_value")
@@ -92,12 +92,15 @@ class _ConfigFiles:
 def _with_common_options(main: Callable[..., Any], recipe: Recipe, command: list[str]) -> Callable[..., None]:
     """A function whose signature is the recipe's, with the common options added: cyclopts' schema."""
 
-    def launch(**options: Any) -> None:
-        common = {name: options.pop(name) for name in _COMMON}
+    own = _own_parameters(main, recipe)
+
+    def launch(**given: Any) -> None:
+        # Only what somebody said is given: the rest has its default.
+        options = {parameter.name: given.get(parameter.name, parameter.default) for parameter in own}
+        common = {name: given.get(name, parameter.default) for name, parameter in _COMMON.items()}
         _launch(main, recipe, command, options, **common)
 
-    parameters = [*_own_parameters(main, recipe), *_COMMON.values()]
-    launch.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    launch.__signature__ = inspect.Signature([*own, *_COMMON.values()])  # type: ignore[attr-defined]
     launch.__doc__ = inspect.getdoc(main)
     return launch
 

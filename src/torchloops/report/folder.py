@@ -62,7 +62,7 @@ class RunFolder:
         """
         if name is not None and not re.fullmatch(r"[\w.\-]+", name):
             raise ConfigurationError(
-                f'The name of a run takes letters, digits, ".", "_" and "-", because it names a folder: got "{name}".'
+                f'The name of a run names a folder: expected letters, digits, ".", "_" and "-", got "{name}".'
             )
         parent = Path(out) / recipe
         parent.mkdir(parents=True, exist_ok=True)
