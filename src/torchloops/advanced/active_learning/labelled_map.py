@@ -41,8 +41,8 @@ class LabelledMap:
 
     Every sample has one id for ever, its position in the training data set: neither labelling nor resuming
     shifts ids. Excluded samples (the validation split) belong to neither side and can never be labelled.
-    ``label``, ``is_labelled``, ``n_labelled`` and ``n_pool`` take constant time a sample; the lists of ids are
-    built when asked for after a change.
+    ``label``, ``is_labelled``, ``n_labelled`` and ``n_pool`` take constant time a sample; the lists of ids
+    are built when asked for after a change.
 
     Args:
         num_samples: size of the training data set.
@@ -201,9 +201,13 @@ class LabelledMap:
         """
         import numpy as np
 
-        baal_dataset = require("baal.active.dataset", extra="active-learning", needed_by="LabelledMap.to_baal")
+        baal_dataset = require(
+            "baal.active.dataset", extra="active-learning", needed_by="LabelledMap.to_baal"
+        )
         ids = [i for i in range(self.num_samples) if i not in self.excluded]
-        steps = np.array([self._records[i].round + 2 if i in self._records else 0 for i in ids], dtype=np.int64)
+        steps = np.array(
+            [self._records[i].round + 2 if i in self._records else 0 for i in ids], dtype=np.int64
+        )
         if self.excluded:
             from torch.utils.data import Subset
 

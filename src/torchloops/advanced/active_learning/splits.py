@@ -19,8 +19,8 @@ def draw_samples(
     """Draw ``count`` different ids; stratified where labels are given.
 
     Stratified means: classes get seats in proportion to their size (largest remainder), and where there are
-    at least as many seats as classes, every class gets one or more. With fewer seats than classes, classes
-    are drawn at random in proportion to nothing: each at most once.
+    at least as many seats as classes, every class gets one or more. With fewer seats than classes, that many
+    different classes are drawn at random and get one each.
 
     Args:
         sample_ids: ids to draw from.
@@ -52,18 +52,16 @@ def draw_samples(
 
 
 def _share_out(sizes: list[int], limits: list[int], count: int, generator: torch.Generator) -> list[int]:
-    """Seats per class: one each where there are enough, the rest by largest remainder, never above a limit."""
-    total = sum(sizes)
-    open_classes = sum(limit > 0 for limit in limits)
-    seats = [int(limit > 0) if count >= open_classes else 0 for limit in limits]
+    """Seats per class, ``count`` in all: in proportion to size, one or more each, never above a limit."""
     tie_break = torch.rand(len(sizes), generator=generator).tolist()
-    while sum(seats) < count:
-        lacking = [count * size / total - seat for size, seat in zip(sizes, seats, strict=True)]
-        candidates = [k for k in range(len(sizes)) if seats[k] < limits[k]]
-        if count < open_classes:
-            candidates = [k for k in candidates if seats[k] == 0]
-            best = max(candidates, key=lambda k: tie_break[k])
-        else:
-            best = max(candidates, key=lambda k: (lacking[k], tie_break[k]))
-        seats[best] += 1
+    open_classes = [k for k, limit in enumerate(limits) if limit > 0]
+    if count < len(open_classes):
+        chosen = set(sorted(open_classes, key=lambda k: tie_break[k])[:count])
+        return [int(k in chosen) for k in range(len(sizes))]
+    quotas = [count * size / sum(sizes) for size in sizes]
+    seats = [min(max(int(quota), 1), limit) for quota, limit in zip(quotas, limits, strict=True)]
+    while sum(seats) != count:
+        step = 1 if sum(seats) < count else -1
+        movable = [k for k in open_classes if (seats[k] < limits[k] if step > 0 else seats[k] > 1)]
+        seats[max(movable, key=lambda k: (step * (quotas[k] - seats[k]), tie_break[k]))] += step
     return seats
