@@ -20,12 +20,14 @@ from torchloops.vision.weights import load_weights
 
 __all__ = ["Backbone", "build_backbone"]
 
-_SMALL: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "small_cnn": SmallCNN}
+_SMALL: dict[str, Callable[..., MLP | SmallCNN]] = {"mlp": MLP, "small_cnn": SmallCNN}
 _TIMM_PREFIX = "timm/"
 
 
 def build_backbone(
-    backbone: str | nn.Module, weights: str | os.PathLike[str] | None = None, options: dict[str, Any] | None = None
+    backbone: str | nn.Module,
+    weights: str | os.PathLike[str] | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Backbone:
     """Build the network, take off its classifier and load weights.
 
@@ -43,8 +45,8 @@ def build_backbone(
     if isinstance(backbone, nn.Module):
         return _own_module(backbone, weights, options)
     if backbone in _SMALL:
-        module = _SMALL[backbone](**options)
-        built = Backbone(module, backbone, int(module.num_features))
+        module = _build_small(backbone, options)
+        built = Backbone(module, backbone, module.num_features)
         return _with_weights(built, weights)
     if backbone in torchvision_names():
         return build_torchvision(backbone, weights, options)
@@ -54,9 +56,22 @@ def build_backbone(
     raise ConfigurationError(_unknown(backbone))
 
 
-def _own_module(module: nn.Module, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> Backbone:
+def _build_small(name: str, options: dict[str, Any]) -> MLP | SmallCNN:
+    try:
+        return _SMALL[name](**options)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"The backbone {name} does not take these backbone_options: {error}"
+        ) from error
+
+
+def _own_module(
+    module: nn.Module, weights: str | os.PathLike[str] | None, options: dict[str, Any]
+) -> Backbone:
     if options:
-        raise ConfigurationError(f"backbone_options={options} need a backbone given by name; yours is built already.")
+        raise ConfigurationError(
+            f"backbone_options={options} need a backbone given by name; yours is built already."
+        )
     width = getattr(module, "num_features", None)
     built = Backbone(module, type(module).__name__, width if isinstance(width, int) else None)
     return _with_weights(built, weights)
@@ -64,7 +79,9 @@ def _own_module(module: nn.Module, weights: str | os.PathLike[str] | None, optio
 
 def _with_weights(built: Backbone, weights: str | os.PathLike[str] | None) -> Backbone:
     if weights == "DEFAULT":
-        raise ConfigurationError(f"There are no pretrained weights of {built.name}. Give weights=None or a file.")
+        raise ConfigurationError(
+            f"There are no pretrained weights of {built.name}. Give weights=None or a file."
+        )
     if weights is not None:
         load_weights(built.module, weights, name=built.name)
     return built
@@ -74,6 +91,8 @@ def _unknown(backbone: str) -> str:
     names = [*_SMALL, *torchvision_names(), *timm_names()]
     hint = "" if timm_names() else ' Names of timm need: pip install "torchloops[timm]".'
     return (
-        f'There is no backbone "{backbone}". Expected "mlp", "small_cnn", a classification model of torchvision '
-        f"(resnet18, efficientnet_b0, vit_b_16, ...) or of timm, or an nn.Module.{did_you_mean(backbone, names)}{hint}"
+        f'There is no backbone "{backbone}". Expected "mlp", "small_cnn", a classification model of '
+        "torchvision "
+        "(resnet18, efficientnet_b0, vit_b_16, ...) or of timm, or an "
+        f"nn.Module.{did_you_mean(backbone, names)}{hint}"
     )

@@ -16,7 +16,8 @@ __all__ = ["ImageCollator"]
 
 @dataclass(frozen=True)
 class ImageCollator:
-    """Collate function: samples ``(image, target)`` become ``(images, targets)``, lone images become ``images``.
+    """Collate function: samples ``(image, target)`` become ``(images, targets)``, lone images become
+    ``images``.
 
     ``images`` is a float tensor ``(B, C, H, W)``: uint8 images are scaled to 0 to 1 and normalised with the
     settings of ``preprocessing``, float images stay as they are. ``targets`` is an int64 tensor ``(B,)``.

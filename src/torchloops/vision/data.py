@@ -28,10 +28,10 @@ class ImageClassificationData(DataModule):
     """Labelled images for training, validation, test and prediction; build it with `from_folders` or
     `from_datasets`.
 
-    A batch is ``(images, targets)``: float ``(B, C, H, W)``, normalised, and int64 ``(B,)``; a prediction batch is
-    ``images`` alone. A sample, ``data.train_dataset[i]``, is ``(image, target)`` with a uint8 image
-    ``(C, H, W)`` that is transformed but not yet normalised: `collate_fn` normalises a whole batch at once. Code
-    that builds loaders of its own passes ``collate_fn=data.collate_fn``.
+    A batch is ``(images, targets)``: float ``(B, C, H, W)``, normalised, and int64 ``(B,)``; a prediction
+    batch is ``images`` alone. A sample, ``data.train_dataset[i]``, is ``(image, target)`` with a uint8 image
+    ``(C, H, W)`` that is transformed but not yet normalised: `collate_fn` normalises a whole batch at once.
+    Code that builds loaders of its own passes ``collate_fn=data.collate_fn``.
 
     Attributes:
         classes: names of the classes; a target is an index into them (counted from 0).
@@ -39,13 +39,16 @@ class ImageClassificationData(DataModule):
         targets: target of every training sample, in order; no image is decoded.
         train_dataset: training samples with the training transform.
         train_dataset_eval: the same samples in the same order with the evaluation transform.
-        val_dataset, test_dataset, predict_dataset: with the evaluation transform; None where there is no data.
+        val_dataset, test_dataset, predict_dataset: with the evaluation transform; None where there is no
+            data.
+        eval_transform: of one uint8 image ``(C, H, W)``, without randomness.
         collate_fn: joins samples to a normalised batch.
         preprocessing: how a picture becomes an input of the network; a model keeps it for `predict`.
         batch_size, num_workers, seed: as given.
 
-    Shuffling has a generator of its own, started from ``seed`` each time a training loader is built, so it depends
-    on no other random numbers. Random transforms draw from torch's global generator (`seed_everything`).
+    Shuffling has a generator of its own, started from ``seed`` each time a training loader is built, so it
+    depends on no other random numbers. Random transforms draw from torch's global generator
+    (`seed_everything`).
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class ImageClassificationData(DataModule):
         self.classes = sources.classes
         self.collate_fn = ImageCollator(preprocessing)
         evaluate = eval_transform or preprocessing.eval_transform()
+        self.eval_transform = evaluate
         train = train_transform or preprocessing.train_transform()
         self.train_dataset = sources.view("train", train)
         self.train_dataset_eval = sources.view("train", evaluate)
@@ -110,11 +114,13 @@ class ImageClassificationData(DataModule):
             batch_size: samples in a batch.
             num_workers: processes that load images; they stay alive between epochs.
             image_size: pixels, one number or ``(height, width)``.
-            train_transform: of one uint8 tensor ``(3, H, W)``; default: random resized crop and horizontal flip.
+            train_transform: of one uint8 tensor ``(3, H, W)``; default: random resized crop and horizontal
+                flip.
                 One that returns floats does its own normalisation: ``mean`` and ``std`` are for uint8 images.
             eval_transform: likewise; default: resize to 8/7 of ``image_size``, then centre crop.
             val_split: share of the training images to validate with, above 0 and below 1, class by class.
-            mean: per channel, on the scale 0 to 1; default: ImageNet's. None with ``std=None``: only scaled to 0 to 1.
+            mean: per channel, on the scale 0 to 1; default: ImageNet's. None with ``std=None``: only scaled
+                to 0 to 1.
             std: likewise.
             seed: of the shuffling and of ``val_split``.
             check_images: look into every file for a broken image (about 5,000 files a second).
@@ -122,8 +128,8 @@ class ImageClassificationData(DataModule):
             pin_memory: use page-locked memory, for faster copies to a GPU.
 
         Raises:
-            DataError: names everything found: a missing folder, no image, an empty class folder, one class only,
-                classes that differ between the folders, files that are no readable image.
+            DataError: names everything found: a missing folder, no image, an empty class folder, one class
+                only, classes that differ between the folders, files that are no readable image.
             ConfigurationError: arguments that do not fit together.
         """
         _check_split(val_split, val_folder, "val_folder")
@@ -175,11 +181,11 @@ class ImageClassificationData(DataModule):
     ) -> "ImageClassificationData":
         """Use map-style data sets of ``(image, int)``: a TensorDataset, torchvision's MNIST, your own.
 
-        An image is a PIL image, a numpy array, or a tensor of any shape. Float tensors are taken as they are; PIL
-        images and uint8 tensors are scaled to 0 to 1 and, where ``mean`` and ``std`` are given, normalised. Without
-        ``image_size`` and transforms an image keeps its size. A TensorDataset without transforms is gathered
-        batch-wise from memory. Give a data set **without** its own random transform: it would also be applied in
-        validation and pool scoring.
+        An image is a PIL image, a numpy array, or a tensor of any shape. Float tensors are taken as they are;
+        PIL images and uint8 tensors are scaled to 0 to 1 and, where ``mean`` and ``std`` are given,
+        normalised. Without ``image_size`` and transforms an image keeps its size. A TensorDataset without
+        transforms is gathered batch-wise from memory. Give a data set **without** its own random transform:
+        it would also be applied in validation and pool scoring.
 
         Args:
             num_classes: default: counted from ``classes``, the data set's ``classes``, or the targets.
@@ -195,7 +201,9 @@ class ImageClassificationData(DataModule):
         """
         _check_split(val_split, val_dataset, "val_dataset")
         given = {"train": train_dataset, "val": val_dataset, "test": test_dataset, "predict": predict_dataset}
-        sources, channels = describe_sources(given, num_classes, classes, targets, normalised=mean is not None)
+        sources, channels = describe_sources(
+            given, num_classes, classes, targets, normalised=mean is not None
+        )
         sources.split_validation(val_split, seed)
         custom = eval_transform is not None
         return cls(
@@ -254,7 +262,9 @@ class ImageClassificationData(DataModule):
 
 def _file_sources(files: dict[str, LabelledFiles | None]) -> ImageSources:
     classes = next((found.classes for found in files.values() if found is not None and found.classes), [])
-    sources = {role: ImageFiles(found.paths, found.targets) for role, found in files.items() if found is not None}
+    sources = {
+        role: ImageFiles(found.paths, found.targets) for role, found in files.items() if found is not None
+    }
     return ImageSources(dict(sources), classes)
 
 

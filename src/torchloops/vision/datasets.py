@@ -17,8 +17,8 @@ __all__ = ["GatheredBatch", "ImageFiles", "ImageView", "find_targets", "known_ta
 class ImageFiles(Dataset):
     """Image files, decoded when they are asked for.
 
-    ``files[i]`` is ``(image, target)``: a uint8 tensor ``(3, height, width)`` and an int; without targets it is
-    the image alone.
+    ``files[i]`` is ``(image, target)``: a uint8 tensor ``(3, height, width)`` and an int; without targets it
+    is the image alone.
     """
 
     def __init__(self, paths: Sequence[Path], targets: Sequence[int] | None = None) -> None:
@@ -52,8 +52,8 @@ class GatheredBatch(Sequence):
 class ImageView(Dataset):
     """Some samples of a data set, seen through a transform; nothing is copied.
 
-    ``view[i]`` is ``(transform(image), target)``. The image is a uint8 tensor ``(C, H, W)`` unless the source or
-    the transform gives another type; the target is an int. It is not normalised: that is done per batch.
+    ``view[i]`` is ``(transform(image), target)``. The image is a uint8 tensor ``(C, H, W)`` unless the source
+    or the transform gives another type; the target is an int. It is not normalised: that is done per batch.
 
     Args:
         source: data set of ``(image, target)`` or images.
@@ -144,8 +144,8 @@ def split_item(item: Any) -> tuple[Any, Any]:
 def find_targets(dataset: Any) -> list[int]:
     """Return the class index of every sample; images are decoded only where there is no other way.
 
-    Looks at ``targets`` or ``labels``, the second tensor of a TensorDataset, ``samples``, and through Subset and
-    ConcatDataset; at last reads every item once.
+    Looks at ``targets`` or ``labels``, the second tensor of a TensorDataset, ``samples``, and through Subset
+    and ConcatDataset; at last reads every item once.
 
     Raises:
         DataError: an item has no target, or one that is no whole number.
@@ -156,7 +156,11 @@ def find_targets(dataset: Any) -> list[int]:
     if isinstance(dataset, ConcatDataset):
         return [target for part in dataset.datasets for target in find_targets(part)]
     known = known_targets(dataset)
-    return _as_integers(split_item(dataset[index])[1] for index in range(len(dataset))) if known is None else known
+    return (
+        _as_integers(split_item(dataset[index])[1] for index in range(len(dataset)))
+        if known is None
+        else known
+    )
 
 
 def known_targets(dataset: Any) -> list[int] | None:

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from torchloops.errors import ConfigurationError
+from torchloops.vision.modes import evaluating
 
-__all__ = ["build_head", "explain_mismatch"]
+__all__ = ["build_head", "mismatch"]
 
 
 def build_head(
@@ -28,7 +29,9 @@ def build_head(
     if num_classes is None:
         num_classes = outputs
     if num_classes is None:
-        raise ConfigurationError("num_classes is needed: it cannot be read off this head. Give num_classes=...")
+        raise ConfigurationError(
+            "num_classes is needed: it cannot be read off this head. Give num_classes=..."
+        )
     if outputs is not None and outputs != num_classes:
         raise ConfigurationError(
             f"The head has {outputs} outputs, but num_classes={num_classes}. Make its last layer "
@@ -37,47 +40,52 @@ def build_head(
     return head, num_classes
 
 
-def explain_mismatch(head: nn.Module, features: torch.Tensor, backbone: str) -> str:
-    """Say why ``head`` does not take ``features``: the text of an error."""
+def mismatch(head: nn.Module, features: torch.Tensor, backbone: str) -> str | None:
+    """Say why ``head`` does not take ``features``, as the text of an error; None where their sizes do fit."""
     if features.ndim != 2:
         return (
-            f"The backbone {backbone} gives features of shape {tuple(features.shape)}, but the head {_name(head)} "
+            f"The backbone {backbone} gives features of shape {tuple(features.shape)}, but the head "
+            f"{_name(head)} "
             "failed on them. Expected (batch, num_features): end the backbone with pooling and Flatten()."
         )
     first = _first_width(head)
-    takes = f"takes {first}" if first is not None else "failed on them"
+    if first is None or first == features.shape[1]:
+        return None
     return (
-        f"The backbone {backbone} gives {features.shape[1]} features, but the head {_name(head)} {takes}. "
+        f"The backbone {backbone} gives {features.shape[1]} features, but the head {_name(head)} takes "
+        f"{first}. "
         f"Make its first layer Linear({features.shape[1]}, ...)."
     )
 
 
 def _linear_head(num_features: int | None, num_classes: int | None, backbone: str) -> tuple[nn.Module, int]:
     if num_classes is None:
-        raise ConfigurationError("Neither head nor num_classes was given. Give num_classes=datamodule.num_classes.")
+        raise ConfigurationError(
+            "Neither head nor num_classes was given. Give num_classes=datamodule.num_classes."
+        )
     if num_classes < 2:
         raise ConfigurationError(f"num_classes must be 2 or more, got {num_classes}.")
     if num_features is None:
         raise ConfigurationError(
-            f"The number of features of the backbone {backbone} is not known. Set its attribute num_features, "
+            f"The number of features of the backbone {backbone} is not known. Set its attribute "
+            "num_features, "
             "or give head=Linear(num_features, num_classes); head=Identity() if it gives logits itself."
         )
     return nn.Linear(num_features, num_classes), num_classes
 
 
 def _try_head(head: nn.Module, num_features: int, backbone: str) -> int:
-    modes = {module: module.training for module in head.modules()}
     parameter = next(iter(head.parameters()), None)
     place = None if parameter is None else parameter.device
     features = torch.zeros(1, num_features, device=place)
     try:
-        with torch.no_grad():
-            logits = head.eval()(features)
+        with evaluating(head), torch.no_grad():
+            logits = head(features)
     except (RuntimeError, ValueError) as error:
-        raise ConfigurationError(explain_mismatch(head, features, backbone)) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+        reason = (
+            mismatch(head, features, backbone) or f"The head {_name(head)} failed on {num_features} features."
+        )
+        raise ConfigurationError(reason) from error
     if logits.ndim != 2:
         raise ConfigurationError(
             f"The head {_name(head)} must turn (batch, {num_features}) into (batch, num_classes), "

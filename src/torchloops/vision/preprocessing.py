@@ -31,8 +31,8 @@ class Preprocessing:
     """Settings that turn a decoded image into an input of the network.
 
     Args:
-        image_size: ``(height, width)`` of the network's input in pixels, or None: images stay as large as they
-            come.
+        image_size: ``(height, width)`` of the network's input in pixels, or None: images stay as large as
+            they come.
         mean: per channel, on the scale 0 to 1, or None: images are only scaled to 0 to 1.
         std: per channel, on the scale 0 to 1; None exactly where ``mean`` is None.
         channels: channels of a decoded image: 3 (RGB) or 1 (grey).
@@ -53,7 +53,8 @@ class Preprocessing:
             raise ConfigurationError(f"image_size must be positive pixels, got {self.image_size}.")
         if (self.mean is None) != (self.std is None):
             raise ConfigurationError(
-                f"mean and std belong together, got mean={self.mean} and std={self.std}. Give both or neither."
+                f"mean and std belong together, got mean={self.mean} and std={self.std}. Give both or "
+                "neither."
             )
         if self.mean is not None and self.std is not None:
             _check_statistics(self.mean, self.std)
@@ -69,7 +70,9 @@ class Preprocessing:
         custom: bool = False,
     ) -> "Preprocessing":
         """Build from what a user writes: one number for a square image, or for every channel."""
-        return cls(_as_size(image_size), _as_channels(mean, "mean"), _as_channels(std, "std"), channels, custom)
+        return cls(
+            _as_size(image_size), _as_channels(mean, "mean"), _as_channels(std, "std"), channels, custom
+        )
 
     def train_transform(self) -> Callable[[Tensor], Tensor]:
         """Return random resized crop and horizontal flip for one uint8 image ``[C, H, W]``."""
@@ -78,7 +81,7 @@ class Preprocessing:
         return v2.Compose([v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()])
 
     def eval_transform(self) -> Callable[[Tensor], Tensor]:
-        """Return resize (8/7 of the crop, as for ImageNet) and centre crop for one uint8 image ``[C, H, W]``."""
+        """Return resize (to 8/7 of the crop) and centre crop for one uint8 image ``[C, H, W]``."""
         if self.image_size is None:
             return v2.Identity()
         height, width = self.image_size
@@ -108,7 +111,9 @@ class Preprocessing:
     def from_dict(cls, state: dict[str, Any]) -> "Preprocessing":
         """Build from `to_dict`; keys of a later version are ignored."""
         known = {field.name for field in fields(cls)}
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in state.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in state.items()
+        }
         return cls(**{key: value for key, value in values.items() if key in known})
 
     def _check_channels(self, images: Tensor) -> None:

@@ -22,8 +22,8 @@ Weights = str | os.PathLike[str] | None
 class Backbone:
     """A network without its classifier.
 
-    ``num_features`` is the width of its output ``(B, num_features)``, None where it is not known; ``mean`` and
-    ``std`` are what its pretrained weights expect of the normalisation, None where that is not known.
+    ``num_features`` is the width of its output ``(B, num_features)``, None where it is not known; ``mean``
+    and ``std`` are what its pretrained weights expect of the normalisation, None where that is not known.
     """
 
     module: nn.Module
@@ -80,15 +80,20 @@ def build_timm(name: str, weights: Weights, options: dict[str, Any]) -> Backbone
     timm = require("timm", extra="timm", needed_by=f'The backbone "{name}"')
     pretrained = weights == "DEFAULT"
     model = _download(name, lambda: timm.create_model(name, pretrained=pretrained, num_classes=0, **options))
-    settings = model.pretrained_cfg
+    settings: Any = model.pretrained_cfg
     if weights is not None and not pretrained:
         classifier = settings.get("classifier") or ()
         names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         load_weights(model, weights, ignore=tuple(f"{part}." for part in names), name=name)
-    num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
+    num_features = _width(model)
     if weights is None or settings.get("mean") is None:
         return Backbone(model, name, num_features)
     return Backbone(model, name, num_features, tuple(settings["mean"]), tuple(settings["std"]))
+
+
+def _width(model: Any) -> int:
+    # some models of timm have one more layer between the pooled features and the classifier
+    return int(getattr(model, "head_hidden_size", None) or model.num_features)
 
 
 def _has_timm() -> bool:
@@ -114,7 +119,9 @@ def _download(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     try:
         return build()
     except TypeError as error:
-        raise ConfigurationError(f"The backbone {name} does not take these backbone_options: {error}") from error
+        raise ConfigurationError(
+            f"The backbone {name} does not take these backbone_options: {error}"
+        ) from error
     except Exception as error:  # every library below raises errors of its own where there is no network
         raise ConfigurationError(
             f"The backbone {name} could not be built: {type(error).__name__}: {error}\n"
@@ -124,7 +131,7 @@ def _download(name: str, build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _take_off_classifier(model: nn.Module, name: str) -> tuple[str, int]:
-    """Replace the last linear (SqueezeNet: convolution) layer by Identity; return its name and its input width."""
+    """Replace the last linear (or convolution) layer by Identity; return its name and input width."""
     last_child = [child for child, _ in model.named_children()][-1]
     layers = [
         (path, layer)
@@ -132,7 +139,9 @@ def _take_off_classifier(model: nn.Module, name: str) -> tuple[str, int]:
         if path.split(".")[0] == last_child and isinstance(layer, nn.Linear | nn.Conv2d)
     ]
     if not layers:
-        raise ConfigurationError(f"The classifier of {name} was not found. Build the network yourself and hand it over.")
+        raise ConfigurationError(
+            f"The classifier of {name} was not found. Build the network yourself and hand it over."
+        )
     path, layer = layers[-1]
     parent, _, attribute = path.rpartition(".")
     setattr(model.get_submodule(parent), attribute, nn.Identity())

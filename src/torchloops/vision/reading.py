@@ -1,7 +1,8 @@
 """Find image files and decode them: torchvision for JPEG and PNG, PIL for everything else."""
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, decode_png, read_file
+from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional
 
 from torchloops.errors import DataError
@@ -34,7 +35,7 @@ def is_image_file(path: Path) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return all images under ``folder``, also in folders below it, sorted; hidden files and folders are left out."""
+    """Return all images under ``folder``, at any depth, sorted; hidden files and folders are left out."""
     return sorted(Path(place) for place in _walk(folder))
 
 
@@ -68,24 +69,35 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> Tensor:
 
 
 def _decode(place: Path, channels: int) -> Tensor:
-    with place.open("rb") as file:
-        start = file.read(8)
-    mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
-    if start.startswith(_JPEG_START):
-        return decode_jpeg(read_file(str(place)), mode=mode, apply_exif_orientation=True)
-    if start == _PNG_START:
-        image = decode_png(read_file(str(place)), mode=mode, apply_exif_orientation=True)
-        return functional.to_dtype(image, torch.uint8, scale=True)
-    with Image.open(place) as picture:
+    content = place.read_bytes()
+    decoder = _fast_decoder(content)
+    if decoder is not None:
+        mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
+        try:
+            image = decoder(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode.value, True)
+            return functional.to_dtype(image, torch.uint8, scale=True)
+        except RuntimeError:  # a variant it does not know, or a broken file: PIL decides
+            pass
+    with Image.open(io.BytesIO(content)) as picture:
         return as_image_tensor(picture, channels)
+
+
+def _fast_decoder(content: bytes) -> Callable[..., Tensor] | None:
+    # The operators themselves: their wrappers in torchvision.io announce on every call that they will move to
+    # another package. Where they are gone, or torchvision was built without them, PIL decodes.
+    if content.startswith(_JPEG_START):
+        return getattr(torch.ops.image, "decode_jpeg", None)
+    if content.startswith(_PNG_START):
+        return getattr(torch.ops.image, "decode_png", None)
+    return None
 
 
 def as_image_tensor(image: Any, channels: int | None = None) -> Tensor:
     """Turn a PIL image, a numpy array or a tensor into a tensor ``(channels, height, width)``.
 
     Args:
-        image: a PIL image (becomes uint8, upright), an array ``[H, W]`` or ``[H, W, 1 | 3]`` (its data type is
-            kept), or a tensor (returned as it is).
+        image: a PIL image (becomes uint8, upright), an array ``[H, W]`` or ``[H, W, 1 | 3]`` (its data type
+            is kept), or a tensor (returned as it is).
         channels: for PIL images: 3 for RGB, 1 for grey; None keeps grey images grey.
 
     Raises:

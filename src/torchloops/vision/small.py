@@ -1,6 +1,5 @@
 """Small networks for small images, by the names "mlp" and "small_cnn"."""
 
-import torch
 from torch import Tensor, nn
 
 from torchloops.errors import ConfigurationError
@@ -25,14 +24,15 @@ class MLP(nn.Module):
         self.in_features = in_features
         self.num_features = hidden
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(in_features, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)
+            nn.Flatten(), nn.Linear(in_features, hidden), nn.ReLU(), nn.Dropout(dropout)
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        if images[0].numel() != self.in_features:
+        width = images.shape[1:].numel()
+        if width != self.in_features:
             raise ConfigurationError(
                 f"MLP takes images of {self.in_features} numbers, got shape {tuple(images.shape)}. "
-                f'Give backbone_options={{"in_features": {images[0].numel()}}}.'
+                f'Give backbone_options={{"in_features": {width}}}.'
             )
         return self.layers(images)
 
@@ -62,25 +62,27 @@ class SmallCNN(nn.Module):
     ) -> None:
         super().__init__()
         if image_size < 8:
-            raise ConfigurationError(f"SmallCNN needs images of 8x8 pixels or more, got image_size={image_size}.")
+            raise ConfigurationError(
+                f"SmallCNN needs images of 8x8 pixels or more, got image_size={image_size}."
+            )
         self.input_shape = (in_channels, image_size, image_size)
         self.num_features = hidden
         side = (image_size - 6) // 2
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, channels, 4),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(channels, channels, 4),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Dropout(dropout[0]),
             nn.Flatten(),
             nn.Linear(channels * side * side, hidden),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Dropout(dropout[1]),
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1:] != torch.Size(self.input_shape):
+        if images.shape[1:] != self.input_shape:
             expected = ("batch", *self.input_shape)
             raise ConfigurationError(
                 f"SmallCNN takes images of shape {expected}, got {tuple(images.shape)}. Give "

@@ -35,7 +35,9 @@ class ImageSources:
         if dataset is None:
             return None
         targets = self.targets if dataset is self.datasets.get("train") else None
-        return ImageView(dataset, transform, self.indices.get(role), with_targets=with_targets, targets=targets)
+        return ImageView(
+            dataset, transform, self.indices.get(role), with_targets=with_targets, targets=targets
+        )
 
     def split_validation(self, fraction: float | None, seed: int) -> None:
         """Take ``fraction`` of the training samples for validation; None does nothing."""
@@ -57,7 +59,7 @@ def describe_sources(
     *,
     normalised: bool,
 ) -> tuple[ImageSources, int]:
-    """Check data sets handed over by a user; return them with their classes, and the channels of their images."""
+    """Check a user's data sets; return them with their classes, and the channels of their images."""
     datasets = {role: dataset for role, dataset in given.items() if dataset is not None}
     for role, dataset in datasets.items():
         _check_dataset(role, dataset)

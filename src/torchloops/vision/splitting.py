@@ -18,8 +18,8 @@ def stratified_split(targets: Sequence[int], fraction: float, seed: int) -> tupl
         seed: of the split; the same seed gives the same split.
 
     Returns:
-        ``(train, validation)``: sorted, disjoint indices, together all samples. Every class keeps at least one
-        training sample, and has at least one validation sample.
+        ``(train, validation)``: sorted, disjoint indices, together all samples. Every class keeps at least
+        one training sample, and has at least one validation sample.
 
     Raises:
         ConfigurationError: ``fraction`` is not between 0 and 1.

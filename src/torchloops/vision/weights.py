@@ -28,7 +28,8 @@ def load_weights(
 
     Args:
         module: network without its classifier.
-        path: .safetensors, or a PyTorch file (.pt, .pth, .ckpt, .bin), which is read with ``weights_only=True``.
+        path: .safetensors, or a PyTorch file (.pt, .pth, .ckpt, .bin), which is read with
+            ``weights_only=True``.
         ignore: prefixes of names that may be there and are left out: those of the classifier.
         name: of the network, for messages.
 
@@ -48,13 +49,16 @@ def load_weights(
     ]
     if problems:
         listed = "\n".join(problems)
-        raise ConfigurationError(f"The weights in {place} are not those of {name}:\n{listed}\nGive the file of {name}.")
+        raise ConfigurationError(
+            f"The weights in {place} are not those of {name}:\n{listed}\nGive the file of {name}."
+        )
 
 
 def _read(place: Path, name: str) -> Any:
     if not place.is_file():
         raise ConfigurationError(
-            f'There are no weights "{place}" of {name}: neither the name of pretrained weights ("DEFAULT") nor a '
+            f'There are no weights "{place}" of {name}: neither the name of pretrained weights ("DEFAULT") '
+            "nor a "
             f"file. Expected an existing file ({', '.join(_SUFFIXES)})."
         )
     if place.suffix == ".safetensors":
@@ -87,7 +91,11 @@ def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith("backbone.") for key in state) and any(key.startswith("head.") for key in state):
-        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+        state = {
+            key.removeprefix("backbone."): value
+            for key, value in state.items()
+            if key.startswith("backbone.")
+        }
     return state
 
 
@@ -99,7 +107,8 @@ def _check_shapes(module: nn.Module, state: dict[str, Tensor], place: Path, name
     ]
     if wrong:
         raise ConfigurationError(
-            f"The weights in {place} have other shapes than {name}: {_shorten(wrong)}. Give the file of {name}."
+            f"The weights in {place} have other shapes than {name}: {_shorten(wrong)}. Give the file of "
+            f"{name}."
         )
 
 
