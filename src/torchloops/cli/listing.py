@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from torchloops.cli.recipes import Recipe, find_recipe, shipped_recipes
 
@@ -11,15 +11,12 @@ __all__ = ["list_recipes", "show_recipe"]
 
 
 def list_recipes() -> None:
-    """Print a table with one row a recipe."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("recipe", "what it does", "configs", "minutes, 2 cores", "expected"):
-        table.add_column(heading, no_wrap=heading == "recipe")
+    """Print every recipe: its name and line, and below it what to expect."""
+    console = Console(highlight=False)
     for recipe in shipped_recipes():
-        table.add_row(*_row(recipe))
-    console = Console()
-    console.print(table)
-    console.print("\nTry one: torchloops run active_learning", highlight=False)
+        console.print(f"[bold]{recipe.name}[/]  {escape(recipe.description)}")
+        console.print(f"  {_expectation(recipe)}; configs: {', '.join(recipe.configs)}\n", markup=False)
+    console.print("Next: torchloops run RECIPE, or torchloops ls RECIPE for more.")
 
 
 def show_recipe(name: str) -> None:
@@ -33,18 +30,12 @@ def show_recipe(name: str) -> None:
     if recipe.configs:
         console.print(f"  configs   {', '.join(recipe.configs)}", markup=False)
     if recipe.expected:
-        console.print(f"  expected  {_score(recipe)}, in {_minutes(recipe)} minutes on 2 cores", markup=False)
+        console.print(f"  expected  {_expectation(recipe)}", markup=False)
     console.print(f"  run       torchloops run {name}", markup=False)
     console.print(f"  options   torchloops run {name} --help", markup=False)
 
 
-def _row(recipe: Recipe) -> tuple[str, ...]:
-    return recipe.name, recipe.description, ", ".join(recipe.configs), _minutes(recipe), _score(recipe)
-
-
-def _minutes(recipe: Recipe) -> str:
-    return str(recipe.expected.get("minutes", "not measured"))
-
-
-def _score(recipe: Recipe) -> str:
-    return str(recipe.expected.get("score", "not measured"))
+def _expectation(recipe: Recipe) -> str:
+    minutes, score = recipe.expected.get("minutes"), recipe.expected.get("score")
+    time = f"{minutes} minutes on 2 cores" if minutes is not None else "time not measured"
+    return f"{time}; {score}" if score else time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from cyclopts.config import Dict
 from torchloops.cli.config import configuration_files, read_yaml
 from torchloops.cli.recipes import Recipe, find_recipe
 from torchloops.errors import ConfigurationError
+from torchloops.report import RunFolder, compare_with_expected, describe_device, to_yaml
 
 __all__ = ["run_recipe"]
 
@@ -38,7 +40,7 @@ def _common(
     ] = False,
     out: Annotated[str, Parameter(group=_RUN, help="Folder for the folders of all runs.")] = "runs",
     name: Annotated[
-        str | None, Parameter(group=_RUN, help="Added to the number of the run: runs/<recipe>/003_<name>.")
+        str | None, Parameter(group=_RUN, help="Added to the number of the run: 003_NAME.")
     ] = None,
     quiet: Annotated[
         bool, Parameter(name=["--quiet", "-q"], negative=(), group=_RUN, help="Print only the results.")
@@ -138,8 +140,6 @@ def _launch(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    from torchloops.report import RunFolder, describe_device, to_yaml
-
     if dry_run:
         print(to_yaml(options), end="")
         return
@@ -150,3 +150,16 @@ def _launch(
             f"recipe {recipe.name} - {run.path} - seed {options.get('seed')} - {describe_device(options)}"
         )
         main(run, **options)
+        _compare(run, recipe, options)
+
+
+def _compare(run: RunFolder, recipe: Recipe, options: dict[str, Any]) -> None:
+    """After a run with the recipe's own options, say whether the scores are those it promises."""
+    settings: dict[str, Any] = {}
+    for name in ("config", "fast"):
+        settings |= read_yaml(recipe.configs[name]) if name in recipe.configs else {}
+        if name in recipe.expected and settings == options:
+            summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+            differences = compare_with_expected(summary, recipe.expected[name])
+            run.say("check  " + ("; ".join(differences) or "the scores are as expected"))
+            return
