@@ -140,7 +140,9 @@ class ImageClassifier(LoopModule):
         # all parameters: a frozen one has no gradient and is skipped, and can be unfrozen later
         refuse_own(self.optimizer)
         refuse_own(self.lr_scheduler)
-        fused = self.trainer.precision != "16-mixed"  # its gradient scaler cannot clip before a fused step
+        fused = (
+            getattr(self.trainer, "precision", None) != "16-mixed"
+        )  # its gradient scaler cannot clip before a fused step
         optimizer = build_optimizer(self.optimizer, list(self.parameters()), self.learning_rate, fused=fused)
         if self.lr_scheduler is None:
             return optimizer

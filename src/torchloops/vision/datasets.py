@@ -96,7 +96,7 @@ class ImageView(Dataset):
         if not self._in_memory:
             return [self[index] for index in indices]
         images, targets = self.source.tensors
-        chosen = torch.tensor([self._source_index(index) for index in indices])
+        chosen = torch.tensor(indices if self.indices is None else [self.indices[index] for index in indices])
         return GatheredBatch(images[chosen], targets[chosen])
 
     def __iter__(self) -> Iterator[Any]:

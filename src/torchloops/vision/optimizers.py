@@ -1,5 +1,6 @@
 """Optimizers and schedulers by name, fused where the device has a fused kernel."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -66,11 +67,23 @@ def build_optimizer(
     return build(parameters, lr=learning_rate)
 
 
-def build_scheduler(lr_scheduler: str | Callable[[Optimizer], Any], optimizer: Optimizer, steps: int) -> Any:
-    """Build a scheduler: by name, it moves with every optimizer step and ends after ``steps``."""
+def build_scheduler(
+    lr_scheduler: str | Callable[[Optimizer], Any], optimizer: Optimizer, steps: float
+) -> Any:
+    """Build a scheduler; by name, it moves with every optimizer step and ends after ``steps``.
+
+    Raises:
+        ConfigurationError: a name, and the number of steps is not known (infinite).
+    """
     if not isinstance(lr_scheduler, str):
         return lr_scheduler(optimizer)
-    return {"scheduler": _SCHEDULERS[lr_scheduler.lower()](optimizer, max(steps, 2)), "interval": "step"}
+    if math.isinf(steps):
+        raise ConfigurationError(
+            f'lr_scheduler="{lr_scheduler}" must know the number of steps, and the run has no end. '
+            "Give the Trainer max_epochs or max_steps."
+        )
+    scheduler = _SCHEDULERS[lr_scheduler.lower()](optimizer, max(int(steps), 2))
+    return {"scheduler": scheduler, "interval": "step"}
 
 
 def _cosine(optimizer: Optimizer, steps: int) -> Any:

@@ -1,8 +1,11 @@
-"""Find image files and decode them: torchvision for JPEG and PNG, PIL for everything else."""
+"""Find image files and decode them: torchvision for JPEG, PIL for everything else.
+
+PNG is left to PIL: it is as fast, and torchvision's decoder crashes the process on some damaged files.
+"""
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,6 @@ __all__ = ["IMAGE_EXTENSIONS", "as_image_tensor", "expand_path", "is_image_file"
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 _JPEG_START = b"\xff\xd8\xff"
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _GREY_16_BIT = ("I", "I;16", "I;16B", "I;16L")
 
 
@@ -70,26 +72,19 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> Tensor:
 
 def _decode(place: Path, channels: int) -> Tensor:
     content = place.read_bytes()
-    decoder = _fast_decoder(content)
-    if decoder is not None:
+    if content.startswith(_JPEG_START) and hasattr(torch.ops.image, "decode_jpeg"):
         mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
         try:
-            image = decoder(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode.value, True)
-            return functional.to_dtype(image, torch.uint8, scale=True)
+            # the operator itself: its wrapper in torchvision.io warns that it will move elsewhere
+            return torch.ops.image.decode_jpeg(_as_bytes(content), mode.value, True)
         except RuntimeError:  # a variant it does not know, or a broken file: PIL decides
             pass
     with Image.open(io.BytesIO(content)) as picture:
         return as_image_tensor(picture, channels)
 
 
-def _fast_decoder(content: bytes) -> Callable[..., Tensor] | None:
-    # The operators themselves: their wrappers in torchvision.io announce on every call that they will move to
-    # another package. Where they are gone, or torchvision was built without them, PIL decodes.
-    if content.startswith(_JPEG_START):
-        return getattr(torch.ops.image, "decode_jpeg", None)
-    if content.startswith(_PNG_START):
-        return getattr(torch.ops.image, "decode_png", None)
-    return None
+def _as_bytes(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def as_image_tensor(image: Any, channels: int | None = None) -> Tensor:
