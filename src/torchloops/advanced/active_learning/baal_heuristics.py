@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchloops.advanced.active_learning.baal_import import import_baal
 from torchloops.advanced.active_learning.heuristics import BALD, HEURISTICS, Heuristic, Random
-from torchloops.errors import ConfigurationError, did_you_mean, require
+from torchloops.errors import ConfigurationError, did_you_mean
 
 __all__ = ["BaalHeuristic", "resolve_heuristic"]
 
@@ -67,8 +68,8 @@ def _by_name(name: str, query_size: int) -> Heuristic:
         )
     if known in HEURISTICS:
         return HEURISTICS[known]()
-    folder = "baal.active.heuristics" + ("" if known == "batch_bald" else ".aliases")
-    module = require(folder, extra="active-learning", needed_by=f"The heuristic {known!r}")
+    folder = "heuristics" if known == "batch_bald" else "heuristics.aliases"
+    module = import_baal(folder, f"The heuristic {known!r}")
     return BaalHeuristic(getattr(module, _BAAL_NAMES[known])(query_size))
 
 

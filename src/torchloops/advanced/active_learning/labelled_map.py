@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torchloops.errors import ConfigurationError, DataError, require
+from torchloops.advanced.active_learning.baal_import import import_baal
+from torchloops.errors import ConfigurationError, DataError
 
 __all__ = ["LabelRecord", "LabelledMap"]
 
@@ -201,9 +202,7 @@ class LabelledMap:
         """
         import numpy as np
 
-        baal_dataset = require(
-            "baal.active.dataset", extra="active-learning", needed_by="LabelledMap.to_baal"
-        )
+        baal_dataset = import_baal("dataset", "LabelledMap.to_baal")
         ids = [i for i in range(self.num_samples) if i not in self.excluded]
         steps = np.array(
             [self._records[i].round + 2 if i in self._records else 0 for i in ids], dtype=np.int64

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from torchloops.advanced.active_learning.scoring import PoolScores, check_draws_
 from torchloops.advanced.active_learning.seeds import derive_seed
 from torchloops.errors import ConfigurationError
 from torchloops.loops.loop import Loop
-from torchloops.trainer.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,11 +173,12 @@ class ActiveLearningLoop(Loop):
         data, trainer = self.datamodule, self.trainer
         index, start = data.round, perf_counter()
         fresh = self._start if self.should_reset_weights else None
-        with self._inner_limits(), trainer.isolated(f"round_{index}", start=fresh) as run:
+        with trainer.isolated(f"round_{index}", start=fresh) as run:
+            run.state.limits.max_epochs = self._epochs_per_round or trainer.max_epochs
             if data.n_labelled:
                 self.fit_loop.run()
             tested = trainer.evaluate("test")
-        metrics = {name: float(value) for name, value in {**run.metrics, **tested}.items()}
+            metrics = {name: float(value) for name, value in (run.metrics | tested).items()}
         row = new_round(index, data.n_labelled, data.n_pool, run.epochs, perf_counter() - start, metrics)
         self._rows.append(row)
 
@@ -199,18 +198,10 @@ class ActiveLearningLoop(Loop):
         limit = self.trainer.max_epochs
         return None if limit is None or limit < 0 else limit
 
-    @contextmanager
-    def _inner_limits(self) -> Iterator[None]:
-        """The Trainer's ``max_epochs`` as it holds for one round."""
-        epochs, trainer = self.label_epoch_frequency, self.trainer
-        if epochs is None and self._counts_rounds_by_epochs:
-            epochs = 1
-        outside = trainer.max_epochs
-        trainer.max_epochs = outside if epochs is None else epochs
-        try:
-            yield
-        finally:
-            trainer.max_epochs = outside
+    @property
+    def _epochs_per_round(self) -> int | None:
+        """Epochs of one round; None: the Trainer's limits hold for each."""
+        return self.label_epoch_frequency or (1 if self._counts_rounds_by_epochs else None)
 
     # asking
 
@@ -264,6 +255,8 @@ class ActiveLearningLoop(Loop):
         }
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        from torchloops.trainer.snapshot import Snapshot
+
         self._rows = [dict(row) for row in state_dict["rows"]]
         start = state_dict["start"]
         self._start = None if start is None else Snapshot.from_state_dict(start)
