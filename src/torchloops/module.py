@@ -50,9 +50,7 @@ class LoopModule(nn.Module):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss, a dict with ``"loss"``, or None to leave the batch out."""
-        raise ConfigurationError(
-            f"{type(self).__name__} needs `training_step(batch, batch_idx)` to be fitted."
-        )
+        raise ConfigurationError(f"{type(self).__name__} needs `training_step(batch, batch_idx)` to be fitted.")
 
     def configure_optimizers(self) -> Any:
         """Return an optimizer, a list of them, ``(optimizers, schedulers)``, or Lightning's dictionaries."""
@@ -69,9 +67,7 @@ class LoopModule(nn.Module):
         """The Trainer of the current or last run."""
         trainer = self.__dict__.get("_trainer")
         if trainer is None:
-            raise ConfigurationError(
-                f"{type(self).__name__} is not attached to a Trainer; call trainer.fit(module)."
-            )
+            raise ConfigurationError(f"{type(self).__name__} is not attached to a Trainer; call trainer.fit(module).")
         return trainer
 
     @trainer.setter
@@ -192,9 +188,7 @@ class LoopModule(nn.Module):
             print(*args, **kwargs)
 
     @classmethod
-    def load_from_checkpoint(
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **kwargs: Any
-    ) -> Any:
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: Any = "cpu", **kwargs: Any) -> Any:
         """A module built with the saved hyper-parameters (``kwargs`` win) and the saved weights.
 
         Raises:

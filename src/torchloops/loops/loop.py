@@ -106,6 +106,7 @@ class Loop:
     """
 
     _plan: _Plan
+    resumes_inside = True  # whether a run that was cut goes on where it was, or from its start
 
     def __init__(self) -> None:
         state = self.__dict__
@@ -278,9 +279,7 @@ class Loop:
             ConfigurationError: no loop stands there, or the new one needs arguments the old one does not have.
         """
         if not loops:
-            raise ConfigurationError(
-                "replace() needs at least one loop, for instance replace(epoch_loop=MyLoop)."
-            )
+            raise ConfigurationError("replace() needs at least one loop, for instance replace(epoch_loop=MyLoop).")
         old = {path: replace_loop(self, path, new) for path, new in loops.items()}
         return next(iter(old.values())) if len(old) == 1 else old
 
@@ -317,9 +316,10 @@ class Loop:
             )
         saved = state_dict[prefix + "progress"]
         self.progress.total = saved["total"]
-        self.progress.current = saved["current"] if saved["running"] else 0
+        restarting = saved["running"] and self.resumes_inside
+        self.progress.current = saved["current"] if restarting else 0
         self.progress.running = False
-        self.__dict__["_restarting"] = saved["running"]
+        self.__dict__["_restarting"] = restarting
         self.on_load_checkpoint(state_dict[prefix + "state_dict"])
         for name, child in children_of(self):
             child.load_state_dict(state_dict, f"{prefix}{name}.")

@@ -42,9 +42,7 @@ def _child(parent: Any, name: str) -> Any:
         return parent[name]
     if not isinstance(parent, list | dict) and name in vars(parent):
         return vars(parent)[name]
-    names = (
-        [found for found, _ in children_of(parent)] if not isinstance(parent, list | dict) else list(parent)
-    )
+    names = [found for found, _ in children_of(parent)] if not isinstance(parent, list | dict) else list(parent)
     raise ConfigurationError(
         f"There is no loop {name!r} to replace in {type(parent).__name__}; it has {names or 'none'}."
         + did_you_mean(name, map(str, names))

@@ -35,6 +35,5 @@ def _is_user_code(owner: Any, function: str) -> bool:
     if function in _DATA_METHODS:
         return True
     return any(
-        base.__name__ in ("Module", "Callback", "DataModule", "LightningDataModule")
-        for base in type(owner).__mro__
+        base.__name__ in ("Module", "Callback", "DataModule", "LightningDataModule") for base in type(owner).__mro__
     )

@@ -45,9 +45,7 @@ def loops_in(loop: Loop, _above: tuple[Loop, ...] = ()) -> Iterator[Loop]:
     """
     if any(loop is other for other in _above):
         path = " -> ".join(type(other).__name__ for other in (*_above, loop))
-        raise ConfigurationError(
-            f"A loop cannot stand below itself, but the tree goes {path}. Use a second loop."
-        )
+        raise ConfigurationError(f"A loop cannot stand below itself, but the tree goes {path}. Use a second loop.")
     yield loop
     for _, child in children_of(loop):
         yield from loops_in(child, (*_above, loop))
@@ -66,6 +64,4 @@ def _lines(loop: Loop, name: str, first: str, rest: str) -> Iterator[str]:
     children = list(children_of(loop))
     for index, (child_name, child) in enumerate(children):
         last = index == len(children) - 1
-        yield from _lines(
-            child, child_name, rest + ("└── " if last else "├── "), rest + ("    " if last else "│   ")
-        )
+        yield from _lines(child, child_name, rest + ("└── " if last else "├── "), rest + ("    " if last else "│   "))

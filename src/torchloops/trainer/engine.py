@@ -150,6 +150,12 @@ class Engine:
         else:
             self.fabric.backward(loss, *args, **kwargs)
 
+    @staticmethod
+    def needs_closure(optimizer: Any) -> bool:
+        """Whether ``optimizer.step`` cannot do without a closure (LBFGS)."""
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        return closure is not None and closure.default is inspect.Parameter.empty
+
     def average_gradients(self) -> None:
         """Average the module's gradients over the processes, for backward passes inside a step."""
         if self.world_size == 1 or self._module is None:
@@ -179,6 +185,15 @@ class Engine:
                 self._wrapped or self._module, optimizer, max_norm=value, error_if_nonfinite=False
             )
 
+    def precision_state(self) -> dict[str, Any]:
+        """The state of the loss scaler, if the precision has one."""
+        return self.fabric._precision.state_dict()
+
+    def load_precision_state(self, state: dict[str, Any]) -> None:
+        """Take back what `precision_state` returned."""
+        if state:
+            self.fabric._precision.load_state_dict(state)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the precision."""
         return self.fabric.autocast()
@@ -187,9 +202,7 @@ class Engine:
         """``batch`` (a tensor or a nested collection) on the device."""
         return self.fabric.to_device(batch)
 
-    def batch_mover(
-        self, hook_owners: Iterable[Any], is_overridden: Callable[[Any, str], bool]
-    ) -> Callable | None:
+    def batch_mover(self, hook_owners: Iterable[Any], is_overridden: Callable[[Any, str], bool]) -> Callable | None:
         """What brings a batch to the device, with the transfer hooks around it; None where nothing is to do."""
         hooks = {}
         for name in _TRANSFER_HOOKS:
@@ -223,9 +236,3 @@ class Engine:
 
 
 _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-
-
-def needs_closure(optimizer: Any) -> bool:
-    """Whether ``optimizer.step`` cannot do without a closure (LBFGS)."""
-    step = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return step is not None and step.default is inspect.Parameter.empty

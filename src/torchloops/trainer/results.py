@@ -13,9 +13,7 @@ from torchloops.errors import ConfigurationError
 
 __all__ = ["Results"]
 
-_FOLD_AFTER = (
-    64  # logged tensors kept before they are reduced to one; bounds memory, costs one operation in 64
-)
+_FOLD_AFTER = 64  # logged tensors kept before they are reduced to one; bounds memory, costs one operation in 64
 _REDUCTIONS: dict[Any, str] = {
     "mean": "mean", "avg": "mean", "sum": "sum", "min": "min", "max": "max",
     torch.mean: "mean", torch.sum: "sum", torch.min: "min", torch.max: "max",
@@ -61,9 +59,7 @@ class _Entry:
         """Reduce what is pending to one number."""
         if not self.waiting:
             return
-        values = torch.stack(
-            [v if isinstance(v, Tensor) else torch.tensor(float(v)) for v in self.pending]
-        ).flatten()
+        values = torch.stack([v if isinstance(v, Tensor) else torch.tensor(float(v)) for v in self.pending]).flatten()
         values = values.float() if values.device.type == "mps" else values.double()
         if self.reduction == "mean":
             sizes = torch.tensor(self.sizes, dtype=values.dtype, device=values.device)
@@ -176,11 +172,7 @@ class Results:
                 f'self.log({name!r}, reduce_fx=...) takes "mean", "sum", "min" or "max", got {reduce_fx!r}. '
                 "For another reduction log a torchmetrics metric."
             )
-        shown = (
-            name
-            if self._loader is None or not add_dataloader_idx
-            else f"{name}/dataloader_idx_{self._loader}"
-        )
+        shown = name if self._loader is None or not add_dataloader_idx else f"{name}/dataloader_idx_{self._loader}"
         entry = _Entry(shown, on_step, on_epoch, prog_bar, logger is not False, reduction, sync)
         if hasattr(value, "compute") and hasattr(value, "reset"):
             entry.metric = value

@@ -36,12 +36,16 @@ class TrainerState:
         global_step: optimizer steps taken, over all optimizers and time splits.
         should_stop: set it to end the fit after the current batch.
         stage: "train", "validate", "test", "predict", "sanity_check" or None between runs.
+        batch_idx: index of the training batch in its epoch.
+        is_last_batch: the training batch ends its epoch.
     """
 
     current_epoch: int = 0
     global_step: int = 0
     should_stop: bool = False
     stage: str | None = None
+    batch_idx: int = 0
+    is_last_batch: bool = False
     limits: Limits = field(default_factory=Limits)
     started: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0

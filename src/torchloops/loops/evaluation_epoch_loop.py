@@ -1,0 +1,94 @@
+"""EvaluationEpochLoop: the batches of one data loader, without training on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchloops.hooks import number_of_parameters
+from torchloops.loops.loop import Loop
+
+if TYPE_CHECKING:
+    from torchloops.trainer.data import Batches
+
+__all__ = ["EvaluationEpochLoop"]
+
+
+class EvaluationEpochLoop(Loop):
+    """Evaluate every batch of one data loader.
+
+    for batch_idx, batch in enumerate(batches):
+        on_validation_batch_start(batch, batch_idx, dataloader_idx)
+        outputs = validation_step(batch, batch_idx)     # or (batch, batch_idx, dataloader_idx)
+        on_validation_batch_end(outputs, batch, batch_idx, dataloader_idx)
+    """
+
+    resumes_inside = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bound: _BoundEvaluation | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.progress.current >= self._bound.num_batches
+
+    def on_run_start(self, batches: Batches, dataloader_idx: int = 0) -> None:
+        self._bound = _BoundEvaluation(self.trainer, batches, dataloader_idx)
+
+    def advance(self, batches: Batches, dataloader_idx: int = 0) -> None:
+        bound = self._bound
+        batch_idx = self.progress.current
+        batch = bound.next_batch()
+        if bound.move is not None:
+            batch = bound.move(batch, dataloader_idx)
+        results = bound.results
+        results.batch = batch
+        results.size = None
+        if bound.on_batch_start is not None:
+            for hook in bound.on_batch_start:
+                hook(batch, batch_idx, dataloader_idx)
+        outputs = bound.step(batch, batch_idx, dataloader_idx) if bound.takes_loader else bound.step(batch, batch_idx)
+        if bound.keep is not None:
+            bound.keep.append(outputs)
+        if bound.on_batch_end is not None:
+            for hook in bound.on_batch_end:
+                hook(outputs, batch, batch_idx, dataloader_idx)
+
+    def on_run_end(self) -> Any:
+        """Nothing; `PredictionEpochLoop` returns the outputs."""
+        kept = self._bound.keep
+        self._bound = None
+        return kept
+
+
+class _BoundEvaluation:
+    """What the batches of one loader need, looked up once when it starts."""
+
+    __slots__ = (
+        "keep", "move", "next_batch", "num_batches", "on_batch_end", "on_batch_start", "results", "step",
+        "takes_loader",
+    )  # fmt: skip
+
+    def __init__(self, trainer: Any, batches: Batches, dataloader_idx: int) -> None:
+        run, stage = trainer.run, "validate" if trainer.sanity_checking else trainer.state.stage
+        word = "validation" if stage == "validate" else stage
+        self.num_batches = batches.num_batches
+        self.next_batch = batches.start_epoch(trainer.current_epoch).__next__
+        self.move = trainer.batch_mover()
+        self.results = run.results_for(stage)
+        self.on_batch_start = run.hooks(f"on_{word}_batch_start", last=None) or None
+        self.on_batch_end = run.hooks(f"on_{word}_batch_end", last=None) or None
+        self.step, self.takes_loader = _step(trainer, f"{word}_step")
+        self.keep: list[Any] | None = [] if stage == "predict" else None
+
+
+def _step(trainer: Any, name: str) -> tuple[Any, bool]:
+    """The module's step, and whether it takes the index of the data loader."""
+    if not hasattr(trainer.module, name):  # a plain nn.Module predicts by its forward pass
+        forward = trainer.engine.step_function("__call__")
+        return lambda batch, batch_idx: forward(batch), False
+    takes = number_of_parameters(getattr(trainer.module, name))
+    step = trainer.engine.step_function(name)
+    if takes == 1:
+        return lambda batch, batch_idx: step(batch), False
+    return step, takes > 2

@@ -1,0 +1,120 @@
+"""EvaluationLoop: validation or test over all data loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from torchloops.errors import ConfigurationError
+from torchloops.hooks import is_overridden
+from torchloops.loops.evaluation_epoch_loop import EvaluationEpochLoop
+from torchloops.loops.loop import Loop
+
+__all__ = ["EvaluationLoop"]
+
+HOOK_WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
+
+
+class EvaluationLoop(Loop):
+    """Evaluate on every data loader of a stage, without gradients and in eval mode.
+
+        on_validation_start(); on_validation_epoch_start()
+        for dataloader_idx, batches in enumerate(loaders):
+            epoch_loop.run(batches, dataloader_idx)
+        on_validation_epoch_end()
+        reduce what was logged
+        on_validation_end()
+
+    Gradient mode and the modes of all parts of the module are restored, also after an error.
+
+    Args:
+        stage: "validate" or "test".
+
+    Returns from ``run``: the logged values, one ``dict[str, float]`` a data loader.
+    """
+
+    resumes_inside = False
+    default_stage = "validate"
+
+    def __init__(self, stage: str | None = None) -> None:
+        super().__init__()
+        stage = stage or self.default_stage
+        if stage not in HOOK_WORDS:
+            raise ConfigurationError(f'{type(self).__name__} has the stage "validate" or "test", got {stage!r}.')
+        self.stage = stage
+        self.epoch_loop: Any = EvaluationEpochLoop()
+
+    def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:  # type: ignore[override]
+        """Attach the loop over the batches of one data loader."""
+        super().connect(**loops, **({} if epoch_loop is None else {"epoch_loop": epoch_loop}))
+
+    @property
+    def skip(self) -> bool:
+        """Nothing to do: no such step, no such data, or a limit of 0 batches."""
+        trainer = self.trainer
+        if trainer.batch_limit(self.stage) == 0 or not is_overridden(trainer.module, f"{HOOK_WORDS[self.stage]}_step"):
+            return True
+        return not trainer.run.batches(self.stage)
+
+    def on_skip(self) -> Any:
+        return []
+
+    @property
+    def done(self) -> bool:
+        return self.progress.current >= len(self.trainer.run.batches(self.stage))
+
+    @contextmanager
+    def run_context(self) -> Iterator[None]:
+        module = self.trainer.module
+        modes = [(part, part.training) for part in module.modules()]
+        with torch.inference_mode() if self.trainer.inference_mode else torch.no_grad():
+            try:
+                yield
+            finally:
+                for part, training in modes:
+                    part.training = training
+
+    def on_run_start(self) -> None:
+        trainer, word = self.trainer, HOOK_WORDS[self.stage]
+        if not trainer.sanity_checking:
+            trainer.run.enter_stage(self.stage)
+        trainer.call_hook(f"on_{word}_start")
+        if is_overridden(trainer.module, f"on_{word}_model_eval"):
+            trainer.call_hook(f"on_{word}_model_eval")
+        else:
+            trainer.module.eval()
+        trainer.call_hook(f"on_{word}_epoch_start")
+
+    def advance(self) -> None:
+        index = self.progress.current
+        run = self.trainer.run
+        several = len(run.batches(self.stage)) > 1
+        run.results_for(self.stage).select_loader(index if several else None)
+        self.epoch_loop.run(run.batches(self.stage)[index], index)
+
+    def on_run_end(self) -> Any:
+        trainer, run, word = self.trainer, self.trainer.run, HOOK_WORDS[self.stage]
+        run.results_for(self.stage).select_loader(None)
+        trainer.call_hook(f"on_{word}_epoch_end")
+        reduced, logged = run.close_epoch(self.stage)
+        for hook in run.hooks(f"on_{word}_end"):
+            hook()
+        if not trainer.sanity_checking:
+            run.send_to_loggers(logged)
+        for hook in run.hooks(f"on_{word}_end", last=True):
+            hook()
+        if is_overridden(trainer.module, f"on_{word}_model_train"):
+            trainer.call_hook(f"on_{word}_model_train")
+        return _by_loader(reduced, len(run.batches(self.stage)))
+
+
+def _by_loader(metrics: dict[str, float], number: int) -> list[dict[str, float]]:
+    """One dict a loader: the values named after it, and those named after none."""
+    if number == 1:
+        return [metrics]
+    marks = [f"/dataloader_idx_{index}" for index in range(number)]
+    shared = {name: value for name, value in metrics.items() if not name.endswith(tuple(marks))}
+    return [{**shared, **{name: v for name, v in metrics.items() if name.endswith(mark)}} for mark in marks]

@@ -1,0 +1,105 @@
+"""FitLoop: epochs of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchloops.loops.loop import Loop
+from torchloops.loops.training_epoch_loop import TrainingEpochLoop
+
+__all__ = ["FitLoop"]
+
+
+class FitLoop(Loop):
+    """Train epoch after epoch.
+
+        on_train_start()
+        while epoch < max_epochs and not stopped:
+            on_train_epoch_start()
+            epoch_loop.run(batches)
+            on_train_epoch_end()
+            step schedulers, log, save
+        on_train_end()
+
+    Args:
+        min_epochs: epochs before ``should_stop`` is heeded. Default: the Trainer's.
+        max_epochs: epochs at most; -1: no limit. Default: the Trainer's.
+    """
+
+    def __init__(self, min_epochs: int | None = None, max_epochs: int | None = None) -> None:
+        super().__init__()
+        self._min_epochs = min_epochs
+        self._max_epochs = max_epochs
+        self.epoch_loop: Any = TrainingEpochLoop()
+
+    def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:  # type: ignore[override]
+        """Attach the loop of an epoch."""
+        super().connect(**loops, **({} if epoch_loop is None else {"epoch_loop": epoch_loop}))
+
+    @property
+    def min_epochs(self) -> int:
+        """Epochs before ``should_stop`` is heeded."""
+        return self.trainer.min_epochs if self._min_epochs is None else self._min_epochs
+
+    @min_epochs.setter
+    def min_epochs(self, value: int | None) -> None:
+        self._min_epochs = value
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs at most; -1: no limit."""
+        return self.trainer.max_epochs if self._max_epochs is None else self._max_epochs
+
+    @max_epochs.setter
+    def max_epochs(self, value: int | None) -> None:
+        self._max_epochs = value
+
+    @property
+    def done(self) -> bool:
+        trainer, state = self.trainer, self.trainer.state
+        if self.restarting and getattr(self.epoch_loop, "restarting", False):
+            return False  # an epoch was cut; it is finished first
+        if self.max_epochs != -1 and state.current_epoch >= self.max_epochs:
+            return True
+        if trainer.max_steps != -1 and state.global_step >= trainer.max_steps:
+            return True
+        return state.out_of_time or state.stop_requested(self.min_epochs, trainer.min_steps)
+
+    @property
+    def skip(self) -> bool:
+        """Nothing to do: no epochs, or no batches in an epoch."""
+        return self.max_epochs == 0 or self.trainer.batch_limit("train") == 0
+
+    def on_run_start(self) -> None:
+        trainer = self.trainer
+        if self.restarting:  # epochs whose end hooks were running when the run was saved are finished
+            trainer.state.current_epoch = self.progress.total
+        trainer.run.enter_stage("train")
+        trainer.train_batches  # noqa: B018  says early that there is no data
+        trainer.call_hook("on_train_start")
+
+    def on_advance_start(self) -> None:
+        trainer, epoch = self.trainer, self.trainer.current_epoch
+        every = trainer.reload_dataloaders_every_n_epochs
+        if every and epoch and epoch % every == 0:
+            trainer.run.reload("train")
+            trainer.run.reload("validate")
+        if not self.restarting:
+            trainer.call_hook("on_train_epoch_start")
+
+    def advance(self) -> None:
+        self.epoch_loop.run(self.trainer.train_batches)
+
+    def on_advance_end(self) -> None:
+        trainer, run = self.trainer, self.trainer.run
+        for hook in run.hooks("on_train_epoch_end"):
+            hook()
+        _, logged = run.close_epoch("train")
+        run.step_schedulers("epoch")
+        run.send_to_loggers(logged)
+        for hook in run.hooks("on_train_epoch_end", last=True):
+            hook()
+        trainer.state.current_epoch += 1
+
+    def on_run_end(self) -> None:
+        self.trainer.call_hook("on_train_end")

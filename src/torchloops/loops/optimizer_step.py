@@ -1,0 +1,168 @@
+"""What stands between a batch and one optimizer's step: loss, gradients, hooks, clipping, accumulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from torchloops.errors import ConfigurationError
+from torchloops.hooks import is_overridden
+
+if TYPE_CHECKING:
+    from torchloops.trainer import Trainer
+
+__all__ = ["OptimizerStep"]
+
+
+class OptimizerStep:
+    """One optimizer on one batch, everything it needs looked up once a run.
+
+        loss = training_step(...)
+        on_before_zero_grad; zero_grad                 # first batch of an accumulation
+        on_before_backward; backward; on_after_backward
+        on_before_optimizer_step; clip gradients       # last batch of an accumulation, or of the epoch
+        optimizer.step()
+
+    Args:
+        trainer: the Trainer that runs.
+        index: which of its optimizers.
+        training_step: ``(batch, batch_idx[, index]) -> loss``, a dict with ``"loss"``, or None.
+        pass_index: hand ``index`` to ``training_step``.
+    """
+
+    __slots__ = (
+        "accumulate", "after_backward", "backward", "before_backward", "before_step", "before_zero_grad", "checked",
+        "clip", "index", "needs_closure", "no_sync", "optimizer", "output", "starts", "state", "step",
+        "training_step", "zero_grad",
+    )  # fmt: skip
+
+    def __init__(self, trainer: Trainer, index: int, training_step: Callable[..., Any], pass_index: bool) -> None:
+        module, run, engine = trainer.module, trainer.run, trainer.engine
+        self.index = index
+        self.training_step = partial(_with_index, training_step, index) if pass_index else training_step
+        self.optimizer = trainer.optimizers[index]
+        stepping = trainer.stepping_optimizers[index]
+        self.state = run.state
+        self.accumulate = trainer.accumulate_grad_batches
+        self.starts = True
+        self.checked = False
+        self.output: Any = None
+        self.no_sync = engine.no_sync if trainer.world_size > 1 and self.accumulate > 1 else None
+        self.before_zero_grad = run.hooks("on_before_zero_grad", last=None) or None
+        self.before_backward = run.hooks("on_before_backward", last=None) or None
+        self.after_backward = run.hooks("on_after_backward", last=None) or None
+        self.before_step = run.hooks("on_before_optimizer_step", last=None) or None
+        self.zero_grad = self.optimizer.zero_grad
+        if is_overridden(module, "optimizer_zero_grad"):
+            self.zero_grad = lambda: module.optimizer_zero_grad(
+                trainer.current_epoch, run.state.batch_idx, self.optimizer
+            )
+        self.backward = None if engine.is_plain else engine.backward
+        if is_overridden(module, "backward"):
+            self.backward = module.backward
+        self.clip = _clipping(trainer, stepping)
+        self.needs_closure = engine.needs_closure(self.optimizer)
+        self.step = stepping.step
+        if is_overridden(module, "optimizer_step"):
+            self.needs_closure = True
+            self.step = lambda closure: module.optimizer_step(
+                trainer.current_epoch, run.state.batch_idx, stepping, closure
+            )
+
+    def optimize(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Compute gradients, step when due, and return ``{"loss": ...}``, detached; ``{}`` for a batch left out."""
+        due = self.accumulate == 1 or self.state.is_last_batch or (batch_idx + 1) % self.accumulate == 0
+        if self.no_sync is not None:
+            with self.no_sync(skip=not due):
+                self._optimize(batch, batch_idx, due)
+        else:
+            self._optimize(batch, batch_idx, due)
+        return self.output
+
+    def _optimize(self, batch: Any, batch_idx: int, due: bool) -> None:
+        if due and self.needs_closure:
+            self.step(partial(self.compute, batch, batch_idx, True))
+            self.starts = True
+        else:
+            self.compute(batch, batch_idx, due)
+            if due and not self.starts:
+                self.step()
+                self.starts = True
+
+    def compute(self, batch: Any, batch_idx: int, due: bool) -> Tensor | None:
+        """Forward and backward pass; what a closure does."""
+        output = self.training_step(batch, batch_idx)
+        loss = output if output.__class__ is Tensor else _loss_of(output)
+        if loss is None:
+            self.output = {}
+            return None
+        if not self.checked:
+            _check_loss(loss)
+            self.checked = True
+        self.output = {"loss": loss.detach()} if output is loss else {**output, "loss": loss.detach()}
+        if self.accumulate != 1:
+            loss = loss / self.accumulate
+        if self.starts or (due and self.needs_closure and self.accumulate == 1):
+            if self.before_zero_grad is not None:
+                _call(self.before_zero_grad, self.optimizer)
+            self.zero_grad()
+            self.starts = False
+        if self.before_backward is not None:
+            _call(self.before_backward, loss)
+        if self.backward is None:
+            loss.backward()
+        else:
+            self.backward(loss)
+        if self.after_backward is not None:
+            _call(self.after_backward)
+        if due:
+            if self.before_step is not None:
+                _call(self.before_step, self.optimizer)
+            if self.clip is not None:
+                self.clip()
+        return loss
+
+
+def _call(hooks: list[Callable[..., Any]], *args: Any) -> None:
+    for hook in hooks:
+        hook(*args)
+
+
+def _with_index(training_step: Callable[..., Any], index: int, batch: Any, batch_idx: int) -> Any:
+    return training_step(batch, batch_idx, index)
+
+
+def _clipping(trainer: Trainer, optimizer: Any) -> Callable[[], None] | None:
+    """A function that clips the gradients of ``optimizer``, or None where nothing is to be clipped."""
+    module, value, algorithm = trainer.module, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+    if is_overridden(module, "configure_gradient_clipping"):
+        return lambda: module.configure_gradient_clipping(optimizer, value, algorithm)
+    if not value:
+        return None
+    return lambda: trainer.engine.clip_gradients(optimizer, value, algorithm)
+
+
+def _loss_of(output: Any) -> Any:
+    """The loss in what ``training_step`` returned; None for a batch to leave out."""
+    if output is None or isinstance(output, Tensor):
+        return output
+    if isinstance(output, dict) and "loss" in output:
+        return output["loss"]
+    came = f"a dict with the keys {sorted(map(str, output))}" if isinstance(output, dict) else type(output).__name__
+    raise ConfigurationError(
+        f'training_step returns the loss (a tensor), a dict with "loss", or None to leave the batch out; got {came}.'
+    )
+
+
+def _check_loss(loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        came = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ConfigurationError(f"The loss is a tensor of one element, got {came}. Reduce it: loss.mean().")
+    if not loss.requires_grad:
+        raise ConfigurationError(
+            "The loss of training_step has no gradient: it was detached, computed without gradients, or depends on "
+            "frozen parameters only. Return the loss with its graph."
+        )

@@ -1,0 +1,212 @@
+"""TrainingEpochLoop: the batches of an epoch, and validation when it is due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torchloops.errors import ConfigurationError
+from torchloops.loops.evaluation_loop import EvaluationLoop
+from torchloops.loops.loop import Loop
+from torchloops.loops.training_batch_loop import TrainingBatchLoop
+
+if TYPE_CHECKING:
+    from torchloops.trainer import Trainer
+    from torchloops.trainer.data import Batches
+
+__all__ = ["TrainingEpochLoop"]
+
+
+class TrainingEpochLoop(Loop):
+    """Train on every batch of an epoch; validate when due.
+
+        for batch_idx, batch in enumerate(batches):
+            on_train_batch_start(batch, batch_idx)
+            outputs = batch_loop.run(batch, batch_idx)
+            step schedulers
+            on_train_batch_end(outputs, batch, batch_idx)
+            val_loop.run()                                # when due
+            log                                           # every log_every_n_steps
+
+    Args:
+        min_steps: optimizer steps before ``should_stop`` is heeded. Default: the Trainer's.
+        max_steps: optimizer steps of the fit at most; -1: no limit. Default: the Trainer's.
+    """
+
+    def __init__(self, min_steps: int | None = None, max_steps: int | None = None) -> None:
+        super().__init__()
+        self._min_steps = min_steps
+        self._max_steps = max_steps
+        self._bound: _BoundEpoch | None = None
+        self.batch_loop: Any = TrainingBatchLoop()
+        self.val_loop: Any = EvaluationLoop("validate")
+        self._validation_is_due = False
+
+    def connect(  # type: ignore[override]
+        self, batch_loop: Loop | None = None, val_loop: Loop | None = None, **loops: Loop
+    ) -> None:
+        """Attach the loop of a batch, the validation loop, or both."""
+        given = {"batch_loop": batch_loop, "val_loop": val_loop}
+        super().connect(**loops, **{name: loop for name, loop in given.items() if loop is not None})
+
+    @property
+    def min_steps(self) -> int:
+        """Optimizer steps before ``should_stop`` is heeded."""
+        return self.trainer.min_steps if self._min_steps is None else self._min_steps
+
+    @min_steps.setter
+    def min_steps(self, value: int | None) -> None:
+        self._min_steps = value
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps of the fit at most; -1: no limit."""
+        return self.trainer.max_steps if self._max_steps is None else self._max_steps
+
+    @max_steps.setter
+    def max_steps(self, value: int | None) -> None:
+        self._max_steps = value
+
+    @property
+    def done(self) -> bool:
+        bound = self._bound
+        if self.progress.current >= bound.num_batches or bound.stopped:
+            return True
+        state = bound.state
+        if state.global_step >= bound.max_steps:
+            return True
+        if state.should_stop and state.stop_requested(bound.min_epochs, bound.min_steps):
+            return True
+        return bound.has_deadline and state.out_of_time
+
+    def on_run_start(self, batches: Batches) -> None:
+        trainer = self.trainer
+        bound = self._bound = _BoundEpoch(self, trainer, batches)
+        bound.next_batch = batches.start_epoch(trainer.current_epoch, skip=self.progress.current).__next__
+        bound.results.step_level = True
+        if self.restarting and self._validation_is_due:
+            self._validate()
+
+    def advance(self, batches: Batches) -> None:
+        bound = self._bound
+        progress = self.progress
+        batch_idx = progress.current
+        batch = bound.next_batch()
+        if bound.move is not None:
+            batch = bound.move(batch, 0)
+        results = bound.results
+        results.batch = batch
+        results.size = None
+        state = bound.state
+        state.batch_idx = batch_idx
+        state.is_last_batch = batch_idx + 1 >= bound.num_batches or batches.last
+        if bound.on_batch_start is not None and _refuses(bound.on_batch_start, batch, batch_idx):
+            raise StopIteration
+        steps_before = state.global_step
+        bound.outputs = bound.run_batch(batch, batch_idx)
+        bound.batch = batch
+        if bound.schedule is not None and state.global_step > steps_before:
+            bound.schedule()
+
+    def on_advance_end(self) -> None:
+        bound = self._bound
+        done = self.progress.current
+        if bound.on_batch_end is not None:
+            outputs, batch = bound.outputs, bound.batch
+            for hook in bound.on_batch_end:
+                hook(outputs, batch, done - 1)
+        if bound.log_every and done % bound.log_every == 0:
+            self.trainer.log_step()
+        if bound.validate_every is not None and bound.is_validation_due(done):
+            self._validation_is_due = True
+            self._validate()
+
+    def _validate(self) -> None:
+        bound = self._bound
+        bound.results.step_level = False
+        self._validation_is_due = False
+        self.val_loop.run()
+        self.trainer.run.enter_stage("train")
+        bound.results.step_level = True
+
+    def on_run_end(self) -> None:
+        bound = self._bound
+        bound.results.step_level = False
+        bound.outputs = bound.batch = bound.results.batch = None
+        bound.next_batch = None
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        return {"validation_is_due": self._validation_is_due}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        self._validation_is_due = state_dict["validation_is_due"]
+
+
+def _refuses(hooks: list[Callable[..., Any]], batch: Any, batch_idx: int) -> bool:
+    return any([hook(batch, batch_idx) == -1 for hook in hooks])  # noqa: C419  every hook is called
+
+
+class _BoundEpoch:
+    """What the steps of an epoch need, looked up once when the epoch starts."""
+
+    __slots__ = (
+        "batch", "counts_over_epochs", "has_deadline", "log_every", "max_steps", "min_epochs", "min_steps", "move", "next_batch",
+        "num_batches", "on_batch_end", "on_batch_start", "outputs", "results", "run_batch", "schedule", "state",
+        "stopped", "total_before", "validate_every",
+    )  # fmt: skip
+
+    def __init__(self, loop: TrainingEpochLoop, trainer: Trainer, batches: Batches) -> None:
+        run = trainer.run
+        self.state = run.state
+        self.results = run.results_for("train")
+        self.num_batches = batches.num_batches
+        self.max_steps = float("inf") if loop.max_steps == -1 else loop.max_steps
+        self.min_steps, self.min_epochs = loop.min_steps, trainer.min_epochs
+        self.has_deadline = run.state.limits.max_seconds is not None
+        self.stopped = False
+        self.next_batch: Any = None
+        self.move = trainer.batch_mover()
+        self.run_batch = loop.batch_loop.run
+        self.on_batch_start = run.hooks("on_train_batch_start", last=None) or None
+        self.on_batch_end = run.hooks("on_train_batch_end", last=None) or None
+        self.schedule = partial(run.step_schedulers, "step") if run.has_schedulers("step") else None
+        self.log_every = trainer.log_every_n_steps if run.loggers else 0
+        self.validate_every = _validation_interval(trainer, loop.val_loop, batches.num_batches)
+        self.counts_over_epochs = trainer.check_val_every_n_epoch is None
+        self.total_before = loop.progress.total - loop.progress.current
+        self.outputs = self.batch = None
+
+    def is_validation_due(self, done: int) -> bool:
+        """Whether to validate after ``done`` batches of the epoch."""
+        if self.validate_every == float("inf"):
+            return self.state.is_last_batch or self.state.should_stop
+        if self.counts_over_epochs:
+            done += self.total_before
+        return done % self.validate_every == 0 or self.state.should_stop
+
+
+def _validation_interval(trainer: Trainer, val_loop: Loop, num_batches: float) -> float | None:
+    """Batches between two validations; infinite: at the end of the epoch; None: none in this epoch.
+
+    Raises:
+        ConfigurationError: a share of an epoch whose length is unknown, or more batches than an epoch has.
+    """
+    every_epoch, interval = trainer.check_val_every_n_epoch, trainer.val_check_interval
+    if val_loop.skip or (every_epoch is not None and (trainer.current_epoch + 1) % every_epoch):
+        return None
+    if isinstance(interval, float):
+        if interval == 1.0:
+            return float("inf")
+        if num_batches == float("inf"):
+            raise ConfigurationError(
+                f"val_check_interval={interval} is a share of an epoch, but the training loader has no length. "
+                "Give a number of batches (int)."
+            )
+        return max(1, int(num_batches * interval))
+    if every_epoch is not None and interval > num_batches:
+        raise ConfigurationError(
+            f"val_check_interval={interval} batches is more than the {num_batches:.0f} an epoch has, so validation "
+            "would never run. Give a smaller one, or check_val_every_n_epoch=None to count over epochs."
+        )
+    return interval

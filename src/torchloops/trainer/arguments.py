@@ -1,0 +1,144 @@
+"""Turning the Trainer's arguments into what it works with, and refusing those that contradict each other."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchloops.errors import ConfigurationError
+from torchloops.trainer.data import number_of_batches
+from torchloops.trainer.state import Limits
+
+if TYPE_CHECKING:
+    from torchloops.trainer.trainer import Trainer
+
+__all__ = [
+    "check_limits",
+    "default_callbacks",
+    "default_loggers",
+    "find_directory",
+    "first_batches",
+    "inner_loggers",
+    "make_limits",
+]
+
+
+def make_limits(
+    max_epochs: int | None,
+    max_steps: int,
+    min_epochs: int | None,
+    min_steps: int | None,
+    max_time: Any,
+    fast: int,
+) -> Limits:
+    """The limits of a fit from the Trainer's arguments."""
+    if fast:
+        return Limits(max_epochs=1, max_steps=fast)
+    for name, value in (("max_epochs", max_epochs), ("max_steps", max_steps)):
+        if value is not None and value < -1:
+            raise ConfigurationError(f"{name} is a number of {name[4:]} or -1 for no limit, got {value}.")
+    if max_epochs is None:
+        max_epochs = -1 if max_steps != -1 or max_time is not None else 1000
+    return Limits(max_epochs, max_steps, min_epochs or 0, min_steps or 0, _seconds(max_time))
+
+
+def _seconds(max_time: Any) -> float | None:
+    if max_time is None:
+        return None
+    if isinstance(max_time, dict):
+        max_time = timedelta(**max_time)
+    if isinstance(max_time, timedelta):
+        return max_time.total_seconds()
+    if isinstance(max_time, str):
+        parts = max_time.strip().split(":")
+        if len(parts) != 4 or not all(part.isdigit() for part in parts):
+            raise ConfigurationError(f'max_time as text is "DD:HH:MM:SS", got {max_time!r}.')
+        days, hours, minutes, seconds = map(int, parts)
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+    return float(max_time)
+
+
+def check_limits(trainer: Trainer) -> None:
+    """Refuse numbers of batches that make no sense, all of them in one error.
+
+    Raises:
+        ConfigurationError: with a line for each wrong argument.
+    """
+    names = {"train": "train", "validate": "val", "test": "test", "predict": "predict"}
+    shares = {f"limit_{name}_batches": trainer.limit_batches[stage] for stage, name in names.items()}
+    shares |= {"overfit_batches": trainer.overfit_batches, "val_check_interval": trainer.val_check_interval}
+    wrong = [
+        f"{name} is a number of batches (int, 0 or more) or a share of them (float, 0.0 to 1.0), got {value!r}."
+        for name, value in shares.items()
+        if value is not None and (value < 0 or (isinstance(value, float) and value > 1.0))
+    ]
+    counts = {name: getattr(trainer, name) for name in ("accumulate_grad_batches", "log_every_n_steps")}
+    counts["check_val_every_n_epoch"] = trainer.check_val_every_n_epoch or 1
+    wrong += [
+        f"{name} is an int of 1 or more, got {value!r}."
+        for name, value in counts.items()
+        if not isinstance(value, int) or value < 1
+    ]
+    if trainer.gradient_clip_algorithm not in ("norm", "value"):
+        wrong.append(f'gradient_clip_algorithm is "norm" or "value", got {trainer.gradient_clip_algorithm!r}.')
+    if trainer.check_val_every_n_epoch is None and isinstance(trainer.val_check_interval, float):
+        wrong.append("check_val_every_n_epoch=None counts batches over epochs and needs an int val_check_interval.")
+    if wrong:
+        raise ConfigurationError("\n".join(wrong))
+
+
+def default_callbacks(callbacks: Any, progress_bar: bool, checkpointing: bool, fast: bool) -> list[Any]:
+    """The callbacks given, with a progress bar and a `ModelCheckpoint` where they are wanted and missing."""
+    from torchloops.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+
+    if callbacks is None:
+        callbacks = []
+    found = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    given = any(isinstance(callback, ModelCheckpoint) for callback in found)
+    if given and not checkpointing:
+        raise ConfigurationError("A ModelCheckpoint was given with enable_checkpointing=False. Leave one of them out.")
+    if progress_bar and not any(isinstance(callback, RichProgressBar) for callback in found):
+        found.append(RichProgressBar())
+    if checkpointing and not given:
+        found.append(ModelCheckpoint())
+    if fast:
+        found = [callback for callback in found if not isinstance(callback, EarlyStopping | ModelCheckpoint)]
+    return found
+
+
+def default_loggers(logger: Any, directory: Path) -> list[Any]:
+    """The loggers of a run: a CSV file for True, none for False."""
+    if not logger:
+        return []
+    if logger is True:
+        from torchloops.loggers import CSVLogger
+
+        return [CSVLogger(directory)]
+    return list(logger) if isinstance(logger, list | tuple) else [logger]
+
+
+def inner_loggers(loggers: list[Any], directory: Path, name: str) -> list[Any]:
+    """Loggers of an inner run: a CSV file of its own, other loggers shared under a prefix."""
+    from torchloops.loggers import CSVLogger, PrefixedLogger
+
+    return [
+        CSVLogger(directory) if isinstance(logger, CSVLogger) else PrefixedLogger(logger, f"{name}/")
+        for logger in loggers
+    ]
+
+
+def find_directory(root: str | Path | None) -> Path:
+    """``root``, or the next free ``runs/fit/NNN``; nothing is created."""
+    if root is not None:
+        return Path(root).expanduser()
+    base = Path("runs", "fit")
+    taken = [int(path.name) for path in base.glob("*") if path.name.isdigit()]
+    return base / f"{max(taken, default=-1) + 1:03d}"
+
+
+def first_batches(loader: Any, number: int | float) -> list[Any]:
+    """The first batches of a loader, kept: ``number`` of them (int), or that share (float)."""
+    count = number_of_batches(loader, number)
+    return list(islice(loader, int(count)))

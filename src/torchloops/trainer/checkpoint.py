@@ -1,0 +1,247 @@
+"""One versioned file that holds a whole run, written atomically and read safely."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from torchloops.errors import CheckpointError, ConfigurationError
+from torchloops.hooks import is_overridden
+from torchloops.seeding import random_state, restore_random_state
+
+if TYPE_CHECKING:
+    from torchloops.trainer.trainer import Trainer
+
+__all__ = ["collect_checkpoint", "read_checkpoint", "restore_checkpoint", "write_checkpoint"]
+
+_FORMAT = 1
+_LIGHTNING_VERSION = "2.6.0"  # the layout of the keys that Lightning's own readers look at
+_PLAIN = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
+
+
+def collect_checkpoint(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
+    """Everything a run needs to go on, as plain data.
+
+    Keys: Lightning's (``epoch``, ``global_step``, ``state_dict``, ``optimizer_states``, ``lr_schedulers``,
+    ``callbacks``, ``hyper_parameters``), and ours: ``format``, ``loop_tree``, ``results``, ``data``, ``random``,
+    ``seconds``, ``should_stop``, ``metrics``.
+
+    Args:
+        trainer: the Trainer whose current run is saved.
+        weights_only: leave out all that only training needs.
+
+    Raises:
+        CheckpointError: something in it is no plain data, so a safe load would refuse it.
+    """
+    module, run = trainer.module, trainer.run
+    checkpoint: dict[str, Any] = {
+        "format": _FORMAT,
+        "pytorch-lightning_version": _LIGHTNING_VERSION,
+        "epoch": trainer.current_epoch,
+        "global_step": trainer.global_step,
+        "state_dict": module.state_dict(),
+        "hparams_name": getattr(module, "_hparams_name", None) or "kwargs",
+        "hyper_parameters": _savable_hyperparameters(module),
+    }
+    if not weights_only:
+        checkpoint |= {
+            "optimizer_states": [optimizer.state_dict() for optimizer in run.optimizers_or_none()],
+            "lr_schedulers": [config.scheduler.state_dict() for config in run.schedulers_or_none()],
+            "precision": trainer.engine.precision_state(),
+            "callbacks": _callback_states(trainer),
+            "datamodule": _state_of(trainer.datamodule),
+            "loop_tree": trainer.fit_loop.state_dict(),
+            "results": run.results_for("train").state_dict(),
+            "data": run.data_state(),
+            "metrics": {name: torch.as_tensor(value) for name, value in run.metrics.items()},
+            "random": random_state(),
+            "seconds": run.state.seconds,
+            "should_stop": run.state.should_stop,
+        }
+        for callback in run.callbacks:
+            if is_overridden(callback, "on_save_checkpoint"):
+                callback.on_save_checkpoint(trainer, module, checkpoint)
+    if is_overridden(module, "on_save_checkpoint"):
+        module.on_save_checkpoint(checkpoint)
+    return {name: _plain(value, name) for name, value in checkpoint.items()}
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> Path:
+    """Write a checkpoint so that ``path`` holds the old file or the new one, never a part of one."""
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, refusing anything but plain data.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, unsafe, or written by a newer version.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}. Give the path of a file that save_checkpoint wrote.")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than plain data, so loading it could run code and is refused: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or is no checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(f'{path} is no checkpoint: it has no "state_dict".')
+    if checkpoint.get("format", _FORMAT) > _FORMAT:
+        raise CheckpointError(
+            f"{path} has format {checkpoint['format']}; this version reads up to {_FORMAT}. Upgrade torchloops."
+        )
+    return checkpoint
+
+
+def load_weights(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Load the module's part of a checkpoint.
+
+    Raises:
+        CheckpointError: the weights are of another module.
+    """
+    module = trainer.module
+    if is_overridden(module, "on_load_checkpoint"):
+        module.on_load_checkpoint(checkpoint)
+    try:
+        module.load_state_dict(checkpoint["state_dict"], strict=getattr(module, "strict_loading", True) is not False)
+    except RuntimeError as error:
+        raise CheckpointError(f"The checkpoint is of another module than {type(module).__name__}: {error}") from error
+
+
+def restore_checkpoint(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Put a fit back to where a checkpoint was taken.
+
+    Raises:
+        CheckpointError: it holds weights only, or its optimizers, schedulers or loops are others.
+    """
+    if "loop_tree" not in checkpoint:
+        raise CheckpointError(
+            "This checkpoint cannot be resumed: it holds weights only. Load it with "
+            f"{type(trainer.module).__name__}.load_from_checkpoint and start a new fit."
+        )
+    run = trainer.run
+    for callback in run.callbacks:
+        if is_overridden(callback, "on_load_checkpoint"):
+            callback.on_load_checkpoint(trainer, trainer.module, checkpoint)
+    load_weights(trainer, checkpoint)
+    _restore_each("optimizers", trainer.optimizers, checkpoint["optimizer_states"])
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    _restore_each("learning-rate schedulers", schedulers, checkpoint["lr_schedulers"])
+    trainer.engine.load_precision_state(checkpoint["precision"])
+    _restore_callbacks(trainer, checkpoint["callbacks"])
+    if checkpoint["datamodule"] and hasattr(trainer.datamodule, "load_state_dict"):
+        trainer.datamodule.load_state_dict(checkpoint["datamodule"])
+    try:
+        trainer.fit_loop.load_state_dict(checkpoint["loop_tree"])
+    except ConfigurationError as error:
+        raise CheckpointError(str(error)) from error
+    run.results_for("train").load_state_dict(checkpoint["results"])
+    run.pending_data_state = checkpoint["data"]
+    run.metrics.update(checkpoint["metrics"])
+    run.state.current_epoch = checkpoint["epoch"]
+    run.state.global_step = checkpoint["global_step"]
+    run.state.should_stop = checkpoint["should_stop"]
+    run.state.seconds_before = checkpoint["seconds"]
+    restore_random_state(checkpoint["random"])
+
+
+def _restore_each(what: str, targets: list[Any], states: list[Any]) -> None:
+    if len(targets) != len(states):
+        raise CheckpointError(
+            f"The checkpoint holds {len(states)} {what}, the module configures {len(targets)}. "
+            "Resume with the module as it was when saved."
+        )
+    for target, state in zip(targets, states, strict=True):
+        target.load_state_dict(state)
+
+
+def _callback_states(trainer: Trainer) -> dict[str, Any]:
+    states = {}
+    for callback in trainer.run.callbacks:
+        state = _state_of(callback)
+        if state:
+            states[_callback_key(callback)] = state
+    return states
+
+
+def _restore_callbacks(trainer: Trainer, states: dict[str, Any]) -> None:
+    for callback in trainer.run.callbacks:
+        state = states.get(_callback_key(callback))
+        if state:
+            callback.load_state_dict(state)
+
+
+def _callback_key(callback: Any) -> str:
+    return getattr(callback, "state_key", type(callback).__qualname__)
+
+
+def _state_of(owner: Any) -> Any:
+    return owner.state_dict() if hasattr(owner, "state_dict") else {}
+
+
+def _savable_hyperparameters(module: Any) -> dict[str, Any]:
+    """The module's hyper-parameters that are plain data; the others (modules, functions) cannot be loaded safely."""
+    found = {}
+    for name, value in dict(getattr(module, "hparams", None) or {}).items():
+        try:
+            found[name] = _plain(value, name)
+        except CheckpointError:
+            continue
+    return found
+
+
+def _plain(value: Any, path: str) -> Any:
+    """``value`` with numpy numbers, arrays and paths made plain; nothing else than plain data passes."""
+    if isinstance(value, Enum):
+        return _plain(value.value, path)
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        items = {key: _plain(item, f"{path}.{key}") for key, item in value.items()}
+        return type(value)(items) if type(value) in (OrderedDict, Counter) else items
+    if isinstance(value, list | tuple | set):
+        items_ = [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return items_ if isinstance(value, list) else (tuple(items_) if isinstance(value, tuple) else set(items_))
+    raise CheckpointError(
+        f"The checkpoint cannot hold {path}: it is a {type(value).__name__}, and only plain data (numbers, strings, "
+        "tensors, lists, dicts) can be loaded safely. Save a description of it in on_save_checkpoint instead."
+    )

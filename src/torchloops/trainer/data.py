@@ -1,0 +1,210 @@
+"""Data loaders in, batches and positions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from torchloops.errors import ConfigurationError, DataError
+from torchloops.seeding import random_state, restore_random_state
+
+__all__ = ["Batches", "as_loaders", "number_of_batches"]
+
+
+class Batches:
+    """The batches of one data loader, epoch after epoch.
+
+    ``next(batches)`` gives the next batch. A DataLoader that goes on in the middle of an epoch does so at its
+    next batch without loading the ones before.
+
+    Args:
+        loader: any iterable of batches.
+        limit: at most so many batches (int) or this share of them (float).
+
+    Attributes:
+        num_batches: batches an epoch has; infinite where the loader does not say.
+        last: the batch given last ends the epoch; always False where ``num_batches`` is known.
+    """
+
+    def __init__(self, loader: Any, limit: float | int | None = None) -> None:
+        self.loader = loader
+        self.num_batches = number_of_batches(loader, limit)
+        self.last = False
+        self._iterator: Iterator[Any] = iter(())
+        self._epoch_start: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return int(self.num_batches)
+
+    def __iter__(self) -> Batches:
+        self.start_epoch(0)
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._iterator)
+
+    def start_epoch(self, epoch: int, skip: int = 0) -> Iterator[Any]:
+        """Begin an epoch and return its iterator.
+
+        Args:
+            epoch: its index, handed to samplers with ``set_epoch``.
+            skip: batches to leave out, those an earlier process has had.
+        """
+        self.last = False
+        for owner in (
+            self.loader,
+            *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler")),
+        ):
+            set_epoch = getattr(owner, "set_epoch", None)
+            if callable(set_epoch):
+                set_epoch(epoch)
+        if skip:
+            iterator = self._resume(skip)
+        else:
+            self._epoch_start = {"random": random_state(), "loader": _generator_states(self.loader)}
+            iterator = iter(self.loader)
+        self._iterator = iterator if self.num_batches < float("inf") else self._look_ahead(iterator)
+        return self._iterator
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generators as they were when the epoch began."""
+        return {"epoch_start": self._epoch_start}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self._epoch_start = state["epoch_start"]
+
+    def _resume(self, skip: int) -> Iterator[Any]:
+        now = random_state()
+        if self._epoch_start is not None:
+            restore_random_state(self._epoch_start["random"])
+            _restore_generators(self.loader, self._epoch_start["loader"])
+        iterator = _skip_batches(self.loader, skip)
+        restore_random_state(now)
+        return iterator
+
+    def _look_ahead(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        for ahead in iterator:
+            break
+        else:
+            return
+        for following in iterator:
+            yield ahead
+            ahead = following
+        self.last = True
+        yield ahead
+
+
+def _skip_batches(loader: Any, skip: int) -> Iterator[Any]:
+    """The batches of ``loader`` after the first ``skip``."""
+    if (
+        not isinstance(loader, DataLoader)
+        or loader.batch_sampler is None
+        or isinstance(loader.dataset, IterableDataset)
+    ):
+        iterator = iter(loader)
+        next(islice(iterator, skip - 1, skip), None)
+        return iterator
+    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)  # the seed an iterator draws for workers
+    remaining = list(loader.batch_sampler)[skip:]
+    rest = DataLoader(
+        loader.dataset,
+        batch_sampler=remaining,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
+    )
+    return iter(rest)
+
+
+def _generators(loader: Any) -> dict[str, torch.Generator]:
+    """The generators a loader and its samplers own, by name; one object once."""
+    found: dict[str, torch.Generator] = {}
+    for name, owner in (
+        ("loader", loader), ("sampler", getattr(loader, "sampler", None)),
+        ("batch_sampler", getattr(loader, "batch_sampler", None)),
+    ):  # fmt: skip
+        generator = getattr(owner, "generator", None)
+        if isinstance(generator, torch.Generator) and all(generator is not other for other in found.values()):
+            found[name] = generator
+    return found
+
+
+def _generator_states(loader: Any) -> dict[str, Any]:
+    return {name: generator.get_state() for name, generator in _generators(loader).items()}
+
+
+def _restore_generators(loader: Any, states: dict[str, Any]) -> None:
+    for name, generator in _generators(loader).items():
+        if name in states:
+            generator.set_state(states[name])
+
+
+def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
+    """Batches an epoch of ``loader`` has under ``limit``; infinite where it does not say.
+
+    Raises:
+        DataError: the loader has no batches.
+        ConfigurationError: a share of a loader without a length.
+    """
+    if limit == 0:
+        return 0
+    try:
+        length: float = len(loader)
+    except (TypeError, NotImplementedError):
+        length = float("inf")
+    if length == 0:
+        raise DataError(
+            "A data loader has no batches: its data set is empty, or smaller than a batch with drop_last=True. "
+            "Give it data, a smaller batch_size, or drop_last=False."
+        )
+    if limit is None or (isinstance(limit, float) and limit == 1.0):
+        return length
+    if isinstance(limit, int):
+        return min(length, limit)
+    if length == float("inf"):
+        raise ConfigurationError(f"limit {limit} is a share of a data loader that has no length; give an int.")
+    return max(1, int(length * limit))
+
+
+def as_loaders(given: Any) -> list[Any]:
+    """A list of loaders from one loader, a list of them, or None; a data set is refused.
+
+    Raises:
+        DataError: not iterable, or a data set instead of a loader.
+    """
+    if given is None:
+        return []
+    loaders = list(given) if isinstance(given, list | tuple) and _holds_loaders(given) else [given]
+    for loader in loaders:
+        if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+            raise DataError(
+                f"Expected a data loader (an iterable of batches), got {type(loader).__name__}. "
+                "Wrap a data set: torch.utils.data.DataLoader(dataset, batch_size=...)."
+            )
+        if isinstance(loader, torch.utils.data.Dataset) and not isinstance(loader, IterableDataset):
+            raise DataError(
+                f"Expected a data loader, got the data set {type(loader).__name__}. "
+                "Wrap it: torch.utils.data.DataLoader(dataset, batch_size=...)."
+            )
+    return loaders
+
+
+def _holds_loaders(items: Any) -> bool:
+    """Whether a list holds loaders rather than batches: its items are iterable and no tensors or tuples of them."""
+    return bool(items) and all(
+        isinstance(item, DataLoader) or (hasattr(item, "__iter__") and hasattr(item, "__len__") and _is_batches(item))
+        for item in items
+    )
+
+
+def _is_batches(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and isinstance(item[0], list | tuple | dict)

@@ -1,0 +1,143 @@
+"""What ``configure_optimizers`` may return, and when a scheduler steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from torchloops.errors import ConfigurationError, did_you_mean
+
+__all__ = ["Optimization", "SchedulerConfig", "parse_optimizers"]
+
+
+@dataclass(slots=True)
+class SchedulerConfig:
+    """A learning-rate scheduler and when it steps.
+
+    Args:
+        scheduler: the scheduler.
+        interval: "epoch" or "step" (an optimizer step).
+        frequency: step once every so many intervals.
+        monitor: name of the logged metric that ``ReduceLROnPlateau`` watches.
+        strict: a missing metric is an error; else the step is left out.
+        name: how `LearningRateMonitor` calls it.
+        reduce_on_plateau: whether it takes a metric.
+    """
+
+    scheduler: Any
+    interval: str = "epoch"
+    frequency: int = 1
+    monitor: str | None = None
+    strict: bool = True
+    name: str | None = None
+    reduce_on_plateau: bool = False
+
+    def metric(self, metrics: Mapping[str, Any]) -> Any:
+        """The watched value; None where it is missing and ``strict`` is False."""
+        if self.monitor is None:
+            raise ConfigurationError(
+                'ReduceLROnPlateau needs a metric: return {"scheduler": ..., "monitor": "val/loss"} from '
+                "configure_optimizers."
+            )
+        if self.monitor not in metrics and self.strict:
+            raise ConfigurationError(
+                f"ReduceLROnPlateau watches {self.monitor!r}, which was not logged; logged are {sorted(metrics)}."
+                + did_you_mean(self.monitor, metrics)
+            )
+        return metrics.get(self.monitor)
+
+
+@dataclass(slots=True)
+class Optimization:
+    """Optimizers, their schedulers, and how many batches each optimizer has in turn (empty: all of them each)."""
+
+    optimizers: list[Optimizer]
+    schedulers: list[SchedulerConfig]
+    frequencies: list[int]
+
+    def step_schedulers(
+        self,
+        interval: str,
+        count: int,
+        metrics: Callable[[], Mapping[str, Any]],
+        step: Callable[[Any, Any], None],
+    ) -> None:
+        """Step the schedulers of an interval after its ``count``-th repetition (from 1)."""
+        for config in self.schedulers:
+            if config.interval != interval or count % config.frequency:
+                continue
+            metric = config.metric(metrics()) if config.reduce_on_plateau else None
+            if metric is not None or not config.reduce_on_plateau:
+                step(config.scheduler, metric)
+
+
+def parse_optimizers(configured: Any) -> Optimization:
+    """Read what ``configure_optimizers`` returned, in any of Lightning's forms.
+
+    Raises:
+        ConfigurationError: none of the forms.
+    """
+    result = Optimization([], [], [])
+    for item in _as_items(configured):
+        _add(result, item)
+    if result.frequencies and len(result.frequencies) != len(result.optimizers):
+        raise ConfigurationError(
+            f"configure_optimizers gives {len(result.optimizers)} optimizers and {len(result.frequencies)} "
+            'frequencies. Give every optimizer a "frequency", or none.'
+        )
+    return result
+
+
+def _as_items(configured: Any) -> list[Any]:
+    if configured is None:
+        return []
+    if isinstance(configured, tuple) and len(configured) == 2 and all(isinstance(c, list) for c in configured):
+        optimizers, schedulers = configured
+        return [*optimizers, *({"lr_scheduler": scheduler} for scheduler in schedulers)]
+    if isinstance(configured, list | tuple):
+        return list(configured)
+    return [configured]
+
+
+def _add(result: Optimization, item: Any) -> None:
+    if not isinstance(item, Mapping):
+        if not hasattr(item, "param_groups"):
+            raise ConfigurationError(
+                'configure_optimizers returns optimizers, a dictionary with the key "optimizer", or '
+                f"([optimizers], [schedulers]); got {type(item).__name__}."
+            )
+        result.optimizers.append(item)
+        return
+    unknown = set(item) - {"optimizer", "lr_scheduler", "frequency", "monitor"}
+    if unknown or not {"optimizer", "lr_scheduler"} & set(item):
+        raise ConfigurationError(
+            f'A dictionary of configure_optimizers has the keys "optimizer", "lr_scheduler", "monitor" and '
+            f'"frequency"; got {sorted(item)}.'
+        )
+    if "optimizer" in item:
+        result.optimizers.append(item["optimizer"])
+    if item.get("lr_scheduler") is not None:
+        result.schedulers.append(_scheduler_config(item["lr_scheduler"], item.get("monitor")))
+    if item.get("frequency") is not None:
+        result.frequencies.append(int(item["frequency"]))
+
+
+def _scheduler_config(given: Any, monitor: str | None) -> SchedulerConfig:
+    if not isinstance(given, Mapping):
+        given = {"scheduler": given, "monitor": monitor}
+    known = {field.name for field in fields(SchedulerConfig)} | {"opt_idx"}
+    unknown = set(given) - known
+    if unknown or "scheduler" not in given:
+        raise ConfigurationError(
+            f'The "lr_scheduler" dictionary needs "scheduler" and takes {sorted(known)}; got {sorted(given)}.'
+            + "".join(did_you_mean(name, known) for name in unknown)
+        )
+    config = SchedulerConfig(**{name: value for name, value in given.items() if name != "opt_idx"})
+    config.reduce_on_plateau = config.reduce_on_plateau or isinstance(config.scheduler, ReduceLROnPlateau)
+    if config.interval not in ("epoch", "step"):
+        raise ConfigurationError(f'A scheduler\'s "interval" is "epoch" or "step", got {config.interval!r}.')
+    return config

@@ -1,0 +1,297 @@
+"""What belongs to one run and to no other: a new `Run` is what "start fresh" means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchloops.errors import ConfigurationError, DataError
+from torchloops.hooks import is_overridden
+from torchloops.module import bind_log
+from torchloops.trainer.data import Batches, as_loaders
+from torchloops.trainer.optimizers import Optimization, parse_optimizers
+from torchloops.trainer.results import Results
+from torchloops.trainer.state import TrainerState
+
+if TYPE_CHECKING:
+    from torchloops.trainer.trainer import Trainer
+
+__all__ = ["Run"]
+
+_LOADER_HOOKS = {
+    "train": "train_dataloader",
+    "validate": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
+
+
+class Run:
+    """Counters, callbacks, loggers, optimizers, logged values and data of one run of a loop.
+
+    Optimizers and data loaders are made when a loop first asks for them, so an outer loop that only starts inner
+    runs never makes any.
+
+    Args:
+        trainer: the Trainer that runs.
+        name: path of the run below the outermost one, such as ``"fold_0/round_3"``; empty for the outermost.
+        directory: folder of what the run writes; it is made by whoever writes first.
+        state: counters and limits.
+        callbacks: callbacks of this run alone.
+        loggers: loggers of this run alone.
+
+    Attributes:
+        metrics: last known value of every logged name.
+        progress_bar_metrics: those logged with ``prog_bar=True``.
+        hiddens: hidden states between the time splits of a batch, by optimizer index.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        name: str,
+        directory: Path,
+        state: TrainerState,
+        callbacks: list[Any],
+        loggers: list[Any],
+    ) -> None:
+        self.trainer = trainer
+        self.name = name
+        self.dir = directory
+        self.state = state
+        self.callbacks = callbacks
+        self.loggers = loggers
+        self._epoch_values: dict[str, torch.Tensor] = {}
+        self._bar_values: dict[str, torch.Tensor] = {}
+        self.pending_data_state: dict[str, Any] | None = None
+        self.hiddens: dict[int, Any] = {}
+        self._results: dict[str, Results] = {}
+        self._batches: dict[str, list[Batches]] = {}
+        self._optimization: Optimization | None = None
+        self._stepping: list[Any] = []
+        self._step_handles: list[Any] = []
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of metric names in loggers shared with other runs; empty for the outermost run."""
+        return f"{self.name}/" if self.name else ""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs finished."""
+        return self.state.current_epoch
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken."""
+        return self.state.global_step
+
+    # hooks
+
+    def hooks(self, name: str, last: bool | None = False) -> list[Callable[..., Any]]:
+        """Callables for a hook, each taking the hook's own arguments, in the order in which they run.
+
+        Args:
+            name: the hook.
+            last: False: callbacks and then the module; True: only callbacks that run last; None: all of them.
+        """
+        module = self.trainer.module
+        callbacks = [callback for callback in self.callbacks if is_overridden(callback, name)]
+        first = [callback for callback in callbacks if not getattr(callback, "order", 0)]
+        after = sorted((c for c in callbacks if getattr(c, "order", 0)), key=lambda c: c.order)
+        found: list[Callable[..., Any]] = []
+        if not last:
+            found += [partial(getattr(callback, name), self.trainer, module) for callback in first]
+            if is_overridden(module, name):
+                found.append(getattr(module, name))
+        if last is not False:
+            found += [partial(getattr(callback, name), self.trainer, module) for callback in after]
+        return found
+
+    # logged values
+
+    def results_for(self, stage: str) -> Results:
+        """What the stage logged ("train", "validate", "test", "predict")."""
+        if stage not in self._results:
+            self._results[stage] = Results(training=stage == "train")
+        return self._results[stage]
+
+    def enter_stage(self, stage: str | None) -> None:
+        """Make ``stage`` the current one; ``self.log`` of the module goes there."""
+        self.state.stage = stage
+        if stage is not None:
+            bind_log(self.trainer.module, self.results_for("validate" if stage == "sanity_check" else stage).log)
+
+    def close_epoch(self, stage: str) -> tuple[dict[str, float], dict[str, float]]:
+        """Reduce what ``stage`` logged per epoch and make it known; return all of it, and what loggers get."""
+        results = self.results_for(stage)
+        reduced: dict[str, float] = {}
+        logged: dict[str, float] = {}
+        for name, (value, to_logger, to_bar) in results.epoch_metrics(self.trainer.engine.all_reduce).items():
+            self._epoch_values[name] = value
+            reduced[name] = float(value)
+            if to_bar:
+                self._bar_values[name] = value
+            if to_logger:
+                logged[name] = reduced[name]
+        self._epoch_values |= results.step_metrics()
+        self._bar_values |= results.step_metrics("prog_bar")
+        logged |= {name: float(value) for name, value in results.step_metrics("logger").items()}
+        results.reset()
+        return reduced, logged
+
+    @property
+    def metrics(self) -> dict[str, torch.Tensor]:
+        """Last known value of every logged name, as tensors of one element."""
+        for results in self._results.values():
+            self._epoch_values |= results.step_metrics()
+        return self._epoch_values
+
+    @property
+    def progress_bar_metrics(self) -> dict[str, torch.Tensor]:
+        """Last known value of what is logged with ``prog_bar=True``."""
+        for results in self._results.values():
+            self._bar_values |= results.step_metrics("prog_bar")
+        return self._bar_values
+
+    def send_to_loggers(self, metrics: dict[str, float]) -> None:
+        """Hand metrics to the loggers, with the epoch and the optimizer step."""
+        if metrics and self.loggers and self.trainer.is_global_zero:
+            for logger in self.loggers:
+                logger.log_metrics({"epoch": self.state.current_epoch, **metrics}, step=self.state.global_step)
+
+    # optimizers
+
+    @property
+    def optimization(self) -> Optimization:
+        """Optimizers and schedulers; made, and set up by the engine, when first asked for."""
+        if self._optimization is None:
+            configure = getattr(self.trainer.module, "configure_optimizers", None)
+            self._optimization = parse_optimizers(configure() if configure is not None else None)
+            self._stepping = self.trainer.engine.setup_optimizers(self._optimization.optimizers)
+            self._count_steps()
+        return self._optimization
+
+    @property
+    def stepping_optimizers(self) -> list[Any]:
+        """The optimizers to step with: wrapped where the engine needs it."""
+        return self._stepping if self.optimization else []
+
+    def optimizers_or_none(self) -> list[Any]:
+        """The optimizers, if a loop has asked for them."""
+        return self._optimization.optimizers if self._optimization else []
+
+    def schedulers_or_none(self) -> list[Any]:
+        """The scheduler settings, if a loop has asked for the optimizers."""
+        return self._optimization.schedulers if self._optimization else []
+
+    def has_schedulers(self, interval: str) -> bool:
+        """Whether some scheduler steps by itself at an interval, "step" or "epoch"."""
+        if not getattr(self.trainer.module, "automatic_optimization", True):
+            return False
+        return any(config.interval == interval for config in self.optimization.schedulers)
+
+    def step_schedulers(self, interval: str) -> None:
+        """Step the schedulers of an interval, if a loop has asked for the optimizers."""
+        if self._optimization is None or not self.has_schedulers(interval):
+            return
+        count = self.state.global_step if interval == "step" else self.state.current_epoch + 1
+        step = getattr(self.trainer.module, "lr_scheduler_step", _step_scheduler)
+        self._optimization.step_schedulers(interval, count, lambda: self.metrics, step)
+
+    def _count_steps(self) -> None:
+        state = self.state
+
+        def count(optimizer: Any, args: Any, kwargs: Any) -> None:
+            state.global_step += 1
+
+        for optimizer in self.optimizers_or_none():
+            if hasattr(optimizer, "register_step_post_hook"):
+                self._step_handles.append(optimizer.register_step_post_hook(count))
+
+    def close(self) -> None:
+        """Let go of optimizers and loggers."""
+        for handle in self._step_handles:
+            handle.remove()
+        self._step_handles = []
+
+    # data
+
+    @property
+    def train_batches(self) -> Batches:
+        """The training data.
+
+        Raises:
+            DataError: there is none.
+        """
+        batches = self.batches("train")
+        if not batches:
+            raise DataError(
+                "There is no training data. Give fit() a data loader or a data module, or define "
+                "`train_dataloader` on the module."
+            )
+        return batches[0]
+
+    def batches(self, stage: str) -> list[Batches]:
+        """The data of a stage ("train", "validate", "test", "predict"), one per loader; asked for once a run."""
+        if stage not in self._batches:
+            loaders = self.trainer.loaders(stage)
+            limit = self.trainer.batch_limit(stage)
+            engine, distributed = self.trainer.engine, self.trainer.use_distributed_sampler
+            self._batches[stage] = [Batches(engine.setup_loader(loader, distributed), limit) for loader in loaders]
+            if stage == "train" and self.pending_data_state and self._batches[stage]:
+                self._batches[stage][0].load_state_dict(self.pending_data_state)
+                self.pending_data_state = None
+        return self._batches[stage]
+
+    def reload(self, stage: str) -> None:
+        """Ask for the data of a stage again when it is next needed."""
+        self._batches.pop(stage, None)
+
+    def forget(self, stage: str) -> None:
+        """Forget the data and the logged values of a stage."""
+        self.reload(stage)
+        self._results.pop(stage, None)
+
+    def data_state(self) -> dict[str, Any] | None:
+        """The position of the training data."""
+        batches = self._batches.get("train")
+        return batches[0].state_dict() if batches else self.pending_data_state
+
+
+def _step_scheduler(scheduler: Any, metric: Any) -> None:
+    if metric is None:
+        scheduler.step()
+    else:
+        scheduler.step(metric)
+
+
+def find_loaders(stage: str, given: Any, datamodule: Any, module: Any) -> list[Any]:
+    """The loaders of a stage: those given to the Trainer, else the data module's, else the module's."""
+    if given is not None:
+        return as_loaders(given)
+    hook = _LOADER_HOOKS[stage]
+    if datamodule is not None:
+        return as_loaders(_ask(datamodule, hook))
+    return as_loaders(_ask(module, hook))
+
+
+def _ask(owner: Any, hook: str) -> Any:
+    return getattr(owner, hook)() if is_overridden(owner, hook) else None
+
+
+def train_is_single(loaders: list[Any]) -> None:
+    """Refuse several training loaders.
+
+    Raises:
+        ConfigurationError: there is more than one.
+    """
+    if len(loaders) > 1:
+        raise ConfigurationError(
+            f"Training takes one data loader, got {len(loaders)}. Combine the data sets "
+            "(torch.utils.data.ConcatDataset), or give a loader whose batches hold an item of each."
+        )
