@@ -83,10 +83,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
 
 
 def test_broken_files_are_found_and_sound_ones_are_not(tmp_path):
-    sound = [
-        draw(tmp_path / f"sound{index}.{suffix}")
-        for index, suffix in enumerate(("jpg", "png", "webp", "gif"))
-    ]
+    sound = [draw(tmp_path / f"sound{index}.{suffix}") for index, suffix in enumerate(("jpg", "png", "webp", "gif"))]
     trailing = draw(tmp_path / "trailing.jpg")
     trailing.write_bytes(trailing.read_bytes() + b"appended by a camera")
     broken = {}

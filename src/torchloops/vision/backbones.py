@@ -60,18 +60,14 @@ def _build_small(name: str, options: dict[str, Any]) -> MLP | SmallCNN:
     try:
         return _SMALL[name](**options)
     except TypeError as error:
-        raise ConfigurationError(
-            f"The backbone {name} does not take these backbone_options: {error}"
-        ) from error
+        raise ConfigurationError(f"The backbone {name} does not take these backbone_options: {error}") from
+        error
 
 
-def _own_module(
-    module: nn.Module, weights: str | os.PathLike[str] | None, options: dict[str, Any]
-) -> Backbone:
+def _own_module(module: nn.Module, weights: str | os.PathLike[str] | None, options: dict[str, Any]) ->
+Backbone:
     if options:
-        raise ConfigurationError(
-            f"backbone_options={options} need a backbone given by name; yours is built already."
-        )
+        raise ConfigurationError(f"backbone_options={options} need a backbone given by name; yours is built already.")
     width = getattr(module, "num_features", None)
     built = Backbone(module, type(module).__name__, width if isinstance(width, int) else None)
     return _with_weights(built, weights)
@@ -79,9 +75,7 @@ def _own_module(
 
 def _with_weights(built: Backbone, weights: str | os.PathLike[str] | None) -> Backbone:
     if weights == "DEFAULT":
-        raise ConfigurationError(
-            f"There are no pretrained weights of {built.name}. Give weights=None or a file."
-        )
+        raise ConfigurationError(f"There are no pretrained weights of {built.name}. Give weights=None or a file.")
     if weights is not None:
         load_weights(built.module, weights, name=built.name)
     return built

@@ -201,10 +201,8 @@ class ImageClassificationData(DataModule):
         """
         _check_split(val_split, val_dataset, "val_dataset")
         given = {"train": train_dataset, "val": val_dataset, "test": test_dataset, "predict": predict_dataset}
-        sources, channels = describe_sources(
-            given, num_classes, classes, targets, normalised=mean is not None
-        )
-        sources.split_validation(val_split, seed)
+        sources, channels = describe_sources(given, num_classes, classes, targets, normalised=mean is not
+        None) sources.split_validation(val_split, seed)
         custom = eval_transform is not None
         return cls(
             sources,
@@ -262,9 +260,7 @@ class ImageClassificationData(DataModule):
 
 def _file_sources(files: dict[str, LabelledFiles | None]) -> ImageSources:
     classes = next((found.classes for found in files.values() if found is not None and found.classes), [])
-    sources = {
-        role: ImageFiles(found.paths, found.targets) for role, found in files.items() if found is not None
-    }
+    sources = {role: ImageFiles(found.paths, found.targets) for role, found in files.items() if found is not None}
     return ImageSources(dict(sources), classes)
 
 

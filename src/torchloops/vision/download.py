@@ -67,9 +67,7 @@ def download_data(
     name = _file_name(url)
     target = expand_path(path) / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    checksums = {
-        kind: value.lower() for kind, value in (("sha256", sha256), ("md5", md5)) if value is not None
-    }
+    checksums = {kind: value.lower() for kind, value in (("sha256", sha256), ("md5", md5)) if value is not None}
     if not (target.is_file() and _matches(target, checksums)):
         _fetch(url, target, checksums, progress, timeout=timeout, retries=retries, max_bytes=max_bytes)
     if extract and is_archive(target):
@@ -99,8 +97,7 @@ class _Transfer:
                     self._start_over()
                 elif error.code < 500 or attempt == self.retries:
                     raise DataError(
-                        f"{self.url} could not be downloaded: HTTP {error.code} {error.reason}. Check the "
-                        "URL."
+                        f"{self.url} could not be downloaded: HTTP {error.code} {error.reason}. Check the URL."
                     ) from error
             except (OSError, HTTPException) as error:
                 if attempt == self.retries:
@@ -134,15 +131,11 @@ class _Transfer:
 
     def _copy(self, answer: Any, total: int | None) -> None:
         if total is not None and total > self.max_bytes:
-            raise DataError(
-                f"{self.url} has {total:,} bytes, more than max_bytes={self.max_bytes:,}. Raise max_bytes."
-            )
+            raise DataError(f"{self.url} has {total:,} bytes, more than max_bytes={self.max_bytes:,}. Raise max_bytes.")
         while chunk := answer.read(_CHUNK):
             self.file.write(chunk)
             if self.file.tell() > self.max_bytes:
-                raise DataError(
-                    f"{self.url} has more than max_bytes={self.max_bytes:,} bytes. Raise max_bytes."
-                )
+                raise DataError(f"{self.url} has more than max_bytes={self.max_bytes:,} bytes. Raise max_bytes.")
             self.report(self.file.tell(), total)
         if total is not None and self.file.tell() < total:
             raise ConnectionError(f"the connection broke after {self.file.tell():,} of {total:,} bytes")

@@ -29,9 +29,7 @@ def build_head(
     if num_classes is None:
         num_classes = outputs
     if num_classes is None:
-        raise ConfigurationError(
-            "num_classes is needed: it cannot be read off this head. Give num_classes=..."
-        )
+        raise ConfigurationError("num_classes is needed: it cannot be read off this head. Give num_classes=...")
     if outputs is not None and outputs != num_classes:
         raise ConfigurationError(
             f"The head has {outputs} outputs, but num_classes={num_classes}. Make its last layer "
@@ -60,9 +58,7 @@ def mismatch(head: nn.Module, features: torch.Tensor, backbone: str) -> str | No
 
 def _linear_head(num_features: int | None, num_classes: int | None, backbone: str) -> tuple[nn.Module, int]:
     if num_classes is None:
-        raise ConfigurationError(
-            "Neither head nor num_classes was given. Give num_classes=datamodule.num_classes."
-        )
+        raise ConfigurationError("Neither head nor num_classes was given. Give num_classes=datamodule.num_classes.")
     if num_classes < 2:
         raise ConfigurationError(f"num_classes must be 2 or more, got {num_classes}.")
     if num_features is None:
@@ -82,9 +78,7 @@ def _try_head(head: nn.Module, num_features: int, backbone: str) -> int:
         with evaluating(head), torch.no_grad():
             logits = head(features)
     except (RuntimeError, ValueError) as error:
-        reason = (
-            mismatch(head, features, backbone) or f"The head {_name(head)} failed on {num_features} features."
-        )
+        reason = mismatch(head, features, backbone) or f"The head {_name(head)} failed on {num_features} features."
         raise ConfigurationError(reason) from error
     if logits.ndim != 2:
         raise ConfigurationError(

@@ -67,9 +67,8 @@ def build_optimizer(
     return build(parameters, lr=learning_rate)
 
 
-def build_scheduler(
-    lr_scheduler: str | Callable[[Optimizer], Any], optimizer: Optimizer, steps: float
-) -> Any:
+def build_scheduler(lr_scheduler: str | Callable[[Optimizer], Any], optimizer: Optimizer, steps: float) ->
+Any:
     """Build a scheduler; by name, it moves with every optimizer step and ends after ``steps``.
 
     Raises:
@@ -92,7 +91,7 @@ def _cosine(optimizer: Optimizer, steps: int) -> Any:
 
 def _one_cycle(optimizer: Optimizer, steps: int) -> Any:
     highest = [group["lr"] for group in optimizer.param_groups]
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, steps)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, steps + 1)
 
 
 _SCHEDULERS: dict[str, Callable[[Optimizer, int], Any]] = {"cosine": _cosine, "one_cycle": _one_cycle}

@@ -48,8 +48,8 @@ def _expand(inputs: Any) -> Iterator[Any]:
             yield from _expand(entry)
     else:
         raise DataError(
-            "predict takes a path, a folder, a PIL image, a tensor, or a list of these, "
-            f"got {type(inputs).__name__}."
+            "predict takes a path, a folder, a PIL image, a tensor, or a list of these, got "
+            f"{type(inputs).__name__}."
         )
 
 
@@ -67,16 +67,13 @@ def input_batches(
         batch = [_one_input(image, preprocessing, transform) for image in images[start : start + batch_size]]
         shapes = {tuple(image.shape) for image in batch}
         if len(shapes) > 1:
-            raise DataError(
-                f"Inputs of one call must have one shape, got {sorted(shapes)}. Give transform=..."
-            )
+            raise DataError(f"Inputs of one call must have one shape, got {sorted(shapes)}. Give transform=...")
         stacked = torch.stack(batch)
         yield stacked if preprocessing is None else preprocessing.normalise(stacked)
 
 
-def _one_input(
-    image: Any, preprocessing: Preprocessing | None, transform: Callable[[Tensor], Tensor] | None
-) -> Tensor:
+def _one_input(image: Any, preprocessing: Preprocessing | None, transform: Callable[[Tensor], Tensor] | None)
+-> Tensor:
     if isinstance(image, Tensor) and image.is_floating_point():
         return image
     if preprocessing is None:

@@ -53,8 +53,7 @@ class Preprocessing:
             raise ConfigurationError(f"image_size must be positive pixels, got {self.image_size}.")
         if (self.mean is None) != (self.std is None):
             raise ConfigurationError(
-                f"mean and std belong together, got mean={self.mean} and std={self.std}. Give both or "
-                "neither."
+                f"mean and std belong together, got mean={self.mean} and std={self.std}. Give both or neither."
             )
         if self.mean is not None and self.std is not None:
             _check_statistics(self.mean, self.std)
@@ -70,9 +69,7 @@ class Preprocessing:
         custom: bool = False,
     ) -> "Preprocessing":
         """Build from what a user writes: one number for a square image, or for every channel."""
-        return cls(
-            _as_size(image_size), _as_channels(mean, "mean"), _as_channels(std, "std"), channels, custom
-        )
+        return cls(_as_size(image_size), _as_channels(mean, "mean"), _as_channels(std, "std"), channels, custom)
 
     def train_transform(self) -> Callable[[Tensor], Tensor]:
         """Return random resized crop and horizontal flip for one uint8 image ``[C, H, W]``."""

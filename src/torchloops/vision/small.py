@@ -23,9 +23,7 @@ class MLP(nn.Module):
         super().__init__()
         self.in_features = in_features
         self.num_features = hidden
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(in_features, hidden), nn.ReLU(), nn.Dropout(dropout)
-        )
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(in_features, hidden), nn.ReLU(), nn.Dropout(dropout))
 
     def forward(self, images: Tensor) -> Tensor:
         width = images.shape[1:].numel()
@@ -62,9 +60,7 @@ class SmallCNN(nn.Module):
     ) -> None:
         super().__init__()
         if image_size < 8:
-            raise ConfigurationError(
-                f"SmallCNN needs images of 8x8 pixels or more, got image_size={image_size}."
-            )
+            raise ConfigurationError(f"SmallCNN needs images of 8x8 pixels or more, got image_size={image_size}.")
         self.input_shape = (in_channels, image_size, image_size)
         self.num_features = hidden
         side = (image_size - 6) // 2

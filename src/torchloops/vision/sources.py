@@ -35,9 +35,7 @@ class ImageSources:
         if dataset is None:
             return None
         targets = self.targets if dataset is self.datasets.get("train") else None
-        return ImageView(
-            dataset, transform, self.indices.get(role), with_targets=with_targets, targets=targets
-        )
+        return ImageView(dataset, transform, self.indices.get(role), with_targets=with_targets, targets=targets)
 
     def split_validation(self, fraction: float | None, seed: int) -> None:
         """Take ``fraction`` of the training samples for validation; None does nothing."""

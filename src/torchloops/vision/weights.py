@@ -49,9 +49,8 @@ def load_weights(
     ]
     if problems:
         listed = "\n".join(problems)
-        raise ConfigurationError(
-            f"The weights in {place} are not those of {name}:\n{listed}\nGive the file of {name}."
-        )
+        raise ConfigurationError(f"The weights in {place} are not those of {name}:\n{listed}\nGive the file of
+        {name}.")
 
 
 def _read(place: Path, name: str) -> Any:
@@ -91,11 +90,7 @@ def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith("backbone.") for key in state) and any(key.startswith("head.") for key in state):
-        state = {
-            key.removeprefix("backbone."): value
-            for key, value in state.items()
-            if key.startswith("backbone.")
-        }
+        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     return state
 
 
