@@ -1,0 +1,164 @@
+"""EarlyStopping: end a fit when a logged value no longer gets better."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+
+from torchloops.callbacks.callback import Callback
+from torchloops.callbacks.monitoring import (
+    acts_at_train_epoch_end,
+    check_mode,
+    is_better,
+    monitored_value,
+    worst,
+)
+from torchloops.errors import ConfigurationError
+
+__all__ = ["EarlyStopping"]
+
+_log = logging.getLogger("torchloops")
+
+
+class EarlyStopping(Callback):
+    """Stop a fit when a logged value has not got better for a while.
+
+    The value of process 0 counts, so that all processes stop together. ``min_epochs`` and ``min_steps`` of the
+    Trainer are respected.
+
+    Args:
+        monitor: name of the logged value, for instance ``"val/loss"``.
+        min_delta: it is better only if it is better by more than this; 0 or more.
+        patience: how many checks in a row without getting better end the fit.
+        mode: "min": lower is better; "max": higher is better.
+        strict: a value that was not logged is an error; else the check is left out.
+        check_finite: NaN or infinity ends the fit.
+        stopping_threshold: end the fit once the value is better than this.
+        divergence_threshold: end the fit once the value is worse than this.
+        check_on_train_epoch_end: check when the training epoch ends (True) or when validation ends (False).
+            Default: True where validation runs once an epoch or not at all.
+        verbose: write why the fit is stopped to the logger "torchloops" of `logging`.
+
+    Attributes:
+        best_score: best value so far, a tensor of one element.
+        wait_count: checks since it was reached.
+        stopped_epoch: epoch (from 0) in which the fit was stopped; 0 if it was not.
+        stopping_reason: a sentence on why it was stopped; None if it was not.
+
+    Raises:
+        ConfigurationError: an argument makes no sense, or the value is never logged.
+    """
+
+    order = 2
+
+    def __init__(
+        self,
+        monitor: str,
+        min_delta: float = 0.0,
+        patience: int = 3,
+        mode: str = "min",
+        strict: bool = True,
+        check_finite: bool = True,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+        check_on_train_epoch_end: bool | None = None,
+        verbose: bool = False,
+    ) -> None:
+        check_mode(self, mode)
+        if patience < 0 or min_delta < 0:
+            raise ConfigurationError(
+                f"EarlyStopping takes a patience and a min_delta of 0 or more, got {patience} and {min_delta}."
+            )
+        self.monitor = monitor
+        self.min_delta = min_delta
+        self.patience = patience
+        self.mode = mode
+        self.strict = strict
+        self.check_finite = check_finite
+        self.stopping_threshold = stopping_threshold
+        self.divergence_threshold = divergence_threshold
+        self.check_on_train_epoch_end = check_on_train_epoch_end
+        self.verbose = verbose
+        self._training = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start over, as a new run does."""
+        self.best_score = torch.tensor(worst(self.mode), dtype=torch.float64)
+        self.wait_count = 0
+        self.stopped_epoch = 0
+        self.stopping_reason: str | None = None
+
+    @property
+    def state_key(self) -> str:
+        return f"EarlyStopping(monitor={self.monitor!r}, mode={self.mode!r})"
+
+    def setup(self, trainer: Any, module: Any, stage: str) -> None:
+        self._training = False
+        if stage == "fit":
+            self._forget()
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self._training = True
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self._training = False
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        if self._training and not acts_at_train_epoch_end(trainer, module, self.check_on_train_epoch_end):
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        if acts_at_train_epoch_end(trainer, module, self.check_on_train_epoch_end):
+            self._check(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_score": self.best_score,
+            "wait_count": self.wait_count,
+            "stopped_epoch": self.stopped_epoch,
+            "stopping_reason": self.stopping_reason,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = torch.as_tensor(state_dict["best_score"])
+        self.wait_count = state_dict["wait_count"]
+        self.stopped_epoch = state_dict["stopped_epoch"]
+        self.stopping_reason = state_dict["stopping_reason"]
+
+    def _check(self, trainer: Any) -> None:
+        value = monitored_value(self, trainer, self.monitor, self.strict)
+        if value is None:
+            return
+        reason = self._reason_to_stop(value)
+        if reason is not None:
+            self.stopping_reason = reason
+            self.stopped_epoch = trainer.current_epoch
+            trainer.should_stop = True
+            self._say(trainer, f"stopping in epoch {trainer.current_epoch}: {reason}")
+
+    def _reason_to_stop(self, value: float) -> str | None:
+        name = self.monitor
+        if self.check_finite and not math.isfinite(value):
+            return f"{name} is {value}."
+        if self.stopping_threshold is not None and is_better(value, self.stopping_threshold, self.mode):
+            self.best_score = torch.tensor(value, dtype=torch.float64)
+            return f"{name} is {value:.6g}, better than the threshold {self.stopping_threshold:.6g}."
+        if self.divergence_threshold is not None and is_better(self.divergence_threshold, value, self.mode):
+            return f"{name} is {value:.6g}, worse than the limit {self.divergence_threshold:.6g}."
+        best = self.best_score.item()
+        if is_better(value, best, self.mode, self.min_delta):
+            self.best_score = torch.tensor(value, dtype=torch.float64)
+            self.wait_count = 0
+            return None
+        self.wait_count += 1
+        if self.wait_count < self.patience:
+            return None
+        return f"{name} has not got better than {best:.6g} in the last {self.wait_count} checks."
+
+    def _say(self, trainer: Any, message: str) -> None:
+        if self.verbose and trainer.is_global_zero:
+            _log.info("EarlyStopping: %s", message)

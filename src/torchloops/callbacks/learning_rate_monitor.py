@@ -1,0 +1,96 @@
+"""LearningRateMonitor: learning rates as logged values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from torchloops.callbacks.callback import Callback
+from torchloops.errors import ConfigurationError, did_you_mean
+
+__all__ = ["LearningRateMonitor", "learning_rates"]
+
+
+class LearningRateMonitor(Callback):
+    """Hand the learning rates to the loggers, each epoch or each ``log_every_n_steps`` steps.
+
+    Names are Lightning's: ``lr-Adam``; the second optimizer of that class is ``lr-Adam-1``; several parameter
+    groups are ``lr-Adam/pg1``, ``lr-Adam/pg2``, or ``lr-Adam/<name>`` where the group has a ``"name"``. The
+    ``"name"`` of a scheduler's dictionary replaces ``lr-Adam``.
+
+    Args:
+        logging_interval: "epoch": as the epoch starts; "step": as every ``log_every_n_steps``-th batch starts;
+            None: the former, and the latter too where a scheduler steps with every optimizer step.
+
+    Attributes:
+        lrs: the values logged in this run, by name.
+
+    Raises:
+        ConfigurationError: no such interval.
+    """
+
+    def __init__(self, logging_interval: str | None = None) -> None:
+        if logging_interval not in (None, "step", "epoch"):
+            raise ConfigurationError(
+                f'LearningRateMonitor(logging_interval=...) is "step", "epoch" or None, got {logging_interval!r}.'
+                + did_you_mean(str(logging_interval), ("step", "epoch"))
+            )
+        self.logging_interval = logging_interval
+        self.lrs: dict[str, list[float]] = {}
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.lrs = {}
+        stepwise = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
+        on_steps = self.logging_interval == "step" or (self.logging_interval is None and stepwise)
+        self._switch_hook(LearningRateMonitor, "on_train_batch_start", on_steps)
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        if self.logging_interval != "step":
+            self._log(trainer)
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            self._log(trainer)
+
+    def _log(self, trainer: Any) -> None:
+        found = learning_rates(trainer.optimizers, trainer.lr_scheduler_configs)
+        for name, value in found.items():
+            self.lrs.setdefault(name, []).append(value)
+            trainer.callback_metrics[name] = torch.tensor(value)
+        if found and trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics({"epoch": trainer.current_epoch, **found}, step=trainer.global_step)
+
+
+def learning_rates(optimizers: list[Optimizer], schedulers: list[Any]) -> dict[str, float]:
+    """The learning rate of every parameter group, by its name.
+
+    Args:
+        optimizers: the optimizers.
+        schedulers: their schedulers, as ``SchedulerConfig``; those come first.
+    """
+    rates: dict[str, float] = {}
+    seen: list[int] = []
+    classes: Counter[str] = Counter()
+    named = [(config.scheduler.optimizer, config.name) for config in schedulers]
+    for optimizer, name in [*named, *((optimizer, None) for optimizer in optimizers)]:
+        if id(optimizer) in seen and name is None:
+            continue
+        seen.append(id(optimizer))
+        if name is None:
+            name = f"lr-{type(optimizer).__name__}"
+            classes[name] += 1
+            name += f"-{classes[name] - 1}" if classes[name] > 1 else ""
+        rates |= _rates_of_groups(name, optimizer.param_groups)
+    return rates
+
+
+def _rates_of_groups(name: str, groups: list[dict[str, Any]]) -> dict[str, float]:
+    rates = {}
+    for number, group in enumerate(groups, start=1):
+        own = group.get("name") or (f"pg{number}" if len(groups) > 1 else "")
+        rates[f"{name}/{own}" if own else name] = float(group["lr"])
+    return rates

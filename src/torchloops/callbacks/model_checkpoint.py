@@ -1,0 +1,307 @@
+"""ModelCheckpoint: keep the best, the last, or the k best checkpoints of a fit."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchloops.callbacks.callback import Callback
+from torchloops.callbacks.checkpoint_names import checkpoint_name
+from torchloops.callbacks.monitoring import (
+    acts_at_train_epoch_end,
+    check_mode,
+    is_better,
+    monitored_value,
+    same_on_all_ranks,
+    worst,
+)
+from torchloops.errors import ConfigurationError
+
+__all__ = ["ModelCheckpoint"]
+
+_log = logging.getLogger("torchloops")
+
+
+class ModelCheckpoint(Callback):
+    """Save checkpoints during a fit: the best, the last, or the best k.
+
+    Without ``monitor`` it keeps ``last.ckpt``, the newest state. With one it keeps ``best.ckpt``, or with
+    ``save_top_k`` other than 1 files such as ``epoch=3-step=120.ckpt``; ``save_last=True`` adds ``last.ckpt``.
+    A resumed run that writes to another folder still knows the best files of the old one, and leaves them there.
+    A file is removed only after the one that takes its place is written, and only if this callback wrote it.
+    In the run's own folder files of former runs are replaced; in a ``dirpath`` of yours they are kept, and new
+    ones get ``-v1``, ``-v2`` at the end of the name. NaN counts as worse than any number.
+
+    Args:
+        dirpath: folder of the files. Inner runs use folders below it, such as ``fold_0``. Default:
+            ``checkpoints`` in the run's folder.
+        filename: name without ``.ckpt``, with ``{epoch}``, ``{step}`` or any logged name in braces, as in
+            ``"{epoch}-{val/loss:.2f}"``. Default: as above.
+        monitor: name of the logged value that says what is best; None: newer is better.
+        mode: "min": lower is better; "max": higher is better.
+        save_top_k: how many of the best to keep; -1: every one; 0: none. Without ``monitor``: 1, 0 or -1.
+        save_last: keep also the newest as ``last.ckpt``.
+        every_n_epochs: save after every so many epochs; 0: never. Default: 1, unless ``every_n_train_steps``.
+        every_n_train_steps: save after every so many optimizer steps instead.
+        save_on_train_epoch_end: save when the training epoch ends (True) or when validation ends (False).
+            Default: True where validation runs once an epoch or not at all.
+        auto_insert_metric_name: write ``epoch=3`` for ``{epoch}``; False: only ``3``.
+        save_weights_only: leave out all that only resuming needs.
+        verbose: write what is saved to the logger "torchloops" of `logging`.
+
+    Attributes:
+        best_model_path, last_model_path: file, as text; empty before there is one.
+        best_model_score: value of ``monitor`` at the best, a tensor of one element, or None.
+        best_k_models: value by file of those kept.
+        kth_best_model_path: the worst of those kept.
+        current_score: value at the last save, or None.
+
+    Raises:
+        ConfigurationError: arguments contradict each other, or the value is never logged.
+    """
+
+    order = 3
+    CHECKPOINT_NAME_LAST = "last"
+    FILE_EXTENSION = ".ckpt"
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        mode: str = "min",
+        save_top_k: int = 1,
+        save_last: bool | None = None,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        auto_insert_metric_name: bool = True,
+        save_weights_only: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.dirpath = dirpath
+        self.filename = filename
+        self.monitor = monitor
+        self.mode = mode
+        self.save_top_k = save_top_k
+        self.save_last = save_last
+        self.every_n_epochs = every_n_epochs
+        self.every_n_train_steps = every_n_train_steps
+        self.save_on_train_epoch_end = save_on_train_epoch_end
+        self.auto_insert_metric_name = auto_insert_metric_name
+        self.save_weights_only = save_weights_only
+        self.verbose = verbose
+        self._check_arguments()
+        self._every_n_epochs = int(not every_n_train_steps) if every_n_epochs is None else every_n_epochs
+        self._switch_hook(ModelCheckpoint, "on_train_batch_end", bool(every_n_train_steps))
+        self._training = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start over, as a new run does."""
+        self.best_model_path = ""
+        self.best_model_score: Tensor | None = None
+        self.best_k_models: dict[str, Tensor] = {}
+        self.last_model_path = ""
+        self.current_score: Tensor | None = None
+        self.folder: Path | None = None
+        self._written: set[str] = set()
+        self._last_step = 0
+        self._saved_step = -1
+
+    @property
+    def state_key(self) -> str:
+        options = ("monitor", "mode", "filename", "every_n_epochs", "every_n_train_steps")
+        return f"ModelCheckpoint({', '.join(f'{name}={getattr(self, name)!r}' for name in options)})"
+
+    def setup(self, trainer: Any, module: Any, stage: str) -> None:
+        self._training = False
+        if stage == "fit":
+            self._forget()
+            self.folder = self._find_folder(trainer)
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self._training = True
+        self._last_step = trainer.global_step
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self._training = False
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        every = self.every_n_train_steps
+        step = trainer.global_step
+        if every and step // every > self._last_step // every:
+            # a value of validation does not exist yet in the first epoch
+            self._save(trainer, strict=trainer.current_epoch > 0)
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        if self._training and not acts_at_train_epoch_end(trainer, module, self.save_on_train_epoch_end):
+            self._save_epoch(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        if acts_at_train_epoch_end(trainer, module, self.save_on_train_epoch_end):
+            self._save_epoch(trainer)
+
+    def format_checkpoint_name(
+        self, metrics: Mapping[str, Any], filename: str | None = None, ver: int | None = None
+    ) -> str:
+        """The path of a checkpoint with these values, ``epoch`` and ``step`` among them.
+
+        Args:
+            metrics: numbers or tensors of one element, by name.
+            filename: another template. Default: this callback's.
+            ver: version to add, as in ``best-v1.ckpt``.
+        """
+        template = filename or self.filename or self._default_name()
+        name = checkpoint_name(template, metrics, self.auto_insert_metric_name)
+        version = f"-v{ver}" if ver is not None else ""
+        file = f"{name}{version}{self.FILE_EXTENSION}"
+        return str(self.folder / file) if self.folder is not None else file
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "best_model_path": self.best_model_path,
+            "best_model_score": self.best_model_score,
+            "best_k_models": dict(self.best_k_models),
+            "last_model_path": self.last_model_path,
+            "current_score": self.current_score,
+            "last_step": self._last_step,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_model_path = state_dict["best_model_path"]
+        self.best_model_score = state_dict["best_model_score"]
+        self.current_score = state_dict["current_score"]
+        self._last_step = self._saved_step = state_dict["last_step"]
+        kept = state_dict["best_k_models"]
+        self.best_k_models = {path: score for path, score in kept.items() if Path(path).is_file()}
+        if self.folder is None or str(self.folder) == state_dict["folder"]:
+            self.last_model_path = state_dict["last_model_path"]
+            self._written = {*self.best_k_models, self.best_model_path, self.last_model_path}
+
+    # inside
+
+    @property
+    def kth_best_model_path(self) -> str:
+        pick = max if self.mode == "min" else min
+        return pick(self.best_k_models, key=self._score_of) if self.best_k_models else ""
+
+    def _score_of(self, path: str) -> float:
+        return self.best_k_models[path].item()
+
+    def _default_name(self) -> str:
+        if self.save_top_k != 1:
+            return "{epoch}-{step}"
+        return self.CHECKPOINT_NAME_LAST if self.monitor is None else "best"
+
+    def _find_folder(self, trainer: Any) -> Path:
+        if self.dirpath is None:
+            return Path(trainer.run_dir) / "checkpoints"
+        return Path(self.dirpath).expanduser() / trainer.run_name
+
+    def _save_epoch(self, trainer: Any) -> None:
+        every = self._every_n_epochs
+        if every and (trainer.current_epoch + 1) % every == 0:
+            self._save(trainer)
+
+    def _save(self, trainer: Any, strict: bool = True) -> None:
+        step = trainer.global_step
+        if step == self._saved_step:
+            return
+        score = None
+        if self.monitor is not None:
+            score = monitored_value(self, trainer, self.monitor, strict)
+            if score is None:
+                return
+            score = worst(self.mode) if math.isnan(score) else score
+            self.current_score = torch.tensor(score, dtype=torch.float64)
+        self._saved_step = self._last_step = step
+        values = {**trainer.callback_metrics, "epoch": trainer.current_epoch, "step": step}
+        last = self._path_of_last(trainer, values) if self.save_last else ""
+        self.last_model_path = last or self.last_model_path
+        path = ""
+        if self.save_top_k and (score is None or self._is_among_best(score)):
+            path = self._path(trainer, self.format_checkpoint_name(values), self.save_top_k == 1)
+            self._keep(trainer, path, score)
+        if last and last != path:
+            self._write(trainer, last)
+
+    def _is_among_best(self, score: float) -> bool:
+        if self.save_top_k == -1 or len(self.best_k_models) < self.save_top_k:
+            return True
+        return is_better(score, self._score_of(self.kth_best_model_path), self.mode)
+
+    def _keep(self, trainer: Any, path: str, score: float | None) -> None:
+        """Write a checkpoint that is one of the best, and only then remove the one it drives out."""
+        driven_out = ""
+        if score is None:
+            if self.save_top_k == 1 and self.best_model_path != path:
+                driven_out = self.best_model_path
+            self.best_model_path = path
+            if self.filename is None and self.save_top_k == 1:
+                self.last_model_path = path
+        else:
+            if len(self.best_k_models) == self.save_top_k and path not in self.best_k_models:
+                driven_out = self.kth_best_model_path
+                del self.best_k_models[driven_out]
+            self.best_k_models[path] = torch.tensor(score, dtype=torch.float64)
+            pick = min if self.mode == "min" else max
+            self.best_model_path = pick(self.best_k_models, key=self._score_of)
+            self.best_model_score = self.best_k_models[self.best_model_path]
+        self._write(trainer, path)
+        self._remove(trainer, driven_out)
+
+    def _path_of_last(self, trainer: Any, values: Mapping[str, Any]) -> str:
+        return self._path(trainer, self.format_checkpoint_name(values, self.CHECKPOINT_NAME_LAST), True)
+
+    def _path(self, trainer: Any, path: str, replace: bool) -> str:
+        """``path``, or the first version of it that is free; with ``replace`` our own file may be replaced."""
+        base, version = path.removesuffix(self.FILE_EXTENSION), 0
+        while self._is_taken(path, replace):
+            version += 1
+            path = f"{base}-v{version}{self.FILE_EXTENSION}"
+        return same_on_all_ranks(trainer, path)
+
+    def _is_taken(self, path: str, replace: bool) -> bool:
+        if path in self._written:
+            return not replace
+        return self.dirpath is not None and Path(path).exists()
+
+    def _write(self, trainer: Any, path: str) -> None:
+        trainer.save_checkpoint(path, self.save_weights_only)
+        self._written.add(path)
+        if self.verbose and trainer.is_global_zero:
+            _log.info("ModelCheckpoint: epoch %d, step %d: %s", trainer.current_epoch, self._saved_step, path)
+
+    def _remove(self, trainer: Any, path: str) -> None:
+        if path and path in self._written and path != self.last_model_path:
+            self._written.discard(path)
+            if trainer.is_global_zero:
+                Path(path).unlink(missing_ok=True)
+
+    def _check_arguments(self) -> None:
+        check_mode(self, self.mode)
+        if self.save_top_k < -1 or (self.monitor is None and self.save_top_k > 1):
+            raise ConfigurationError(
+                f"ModelCheckpoint(save_top_k={self.save_top_k}) "
+                + (
+                    "needs a monitor: the name of a logged value that says which ones are best."
+                    if self.save_top_k > 1
+                    else "is a number of files, or -1 for all."
+                )
+            )
+        for name in ("every_n_epochs", "every_n_train_steps"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise ConfigurationError(f"ModelCheckpoint({name}=...) is an int of 0 or more, got {value!r}.")
+        if self.every_n_epochs and self.every_n_train_steps:
+            raise ConfigurationError(
+                "ModelCheckpoint saves every_n_epochs or every_n_train_steps, not both. Give two callbacks."
+            )

@@ -1,0 +1,267 @@
+"""Loggers: a CSV file with one row an epoch, and a prefix for the loggers of inner runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CSVLogger", "PrefixedLogger"]
+
+_FIRST_COLUMNS = ("epoch", "step")
+
+
+class CSVLogger:
+    """Writes what is logged to a CSV file, **one row an epoch**.
+
+    Everything logged in an epoch goes to one row, the latest value of each name wins, and ``step`` is the latest
+    step. Values without an epoch (those of ``trainer.test`` after a fit) go to the last row. On a step nothing is
+    written: a row goes to the file when ``save`` or ``finalize`` is called or the next epoch begins, so a crash
+    loses no more than the running epoch. The file is written anew only when a column comes in.
+
+    A file that is already there is continued: the first epoch logged replaces its rows of that epoch and later
+    ones. A run that starts at epoch 0 thus replaces all rows.
+
+    Args:
+        save_dir: folder of the file; it is made when there is something to write.
+        name: file name.
+
+    Attributes:
+        rows: all rows, as dicts by column; those read from a file hold text.
+    """
+
+    def __init__(self, save_dir: str | Path, name: str = "metrics.csv") -> None:
+        self.save_dir = str(save_dir)
+        self.name = name
+        self._rows: list[dict[str, Any]] | None = None
+        self._columns: list[str] = []
+        self._columns_on_disk: list[str] = []
+        self._settled_rows = 0  # rows on disk that need not be written again,
+        self._settled_bytes = 0  # and where the first other one begins
+        self._continues = True
+        self._changed = False
+
+    @property
+    def path(self) -> Path:
+        """The CSV file."""
+        return Path(self.save_dir, self.name)
+
+    @property
+    def version(self) -> str:
+        """Empty: a run folder is its own version."""
+        return ""
+
+    @property
+    def root_dir(self) -> str:
+        """Folder of the file."""
+        return self.save_dir
+
+    log_dir = root_dir
+
+    @property
+    def experiment(self) -> CSVLogger:
+        """This logger."""
+        return self
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        if self._rows is None:
+            self._rows = self._read()
+        return self._rows
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keep values for the row of their epoch.
+
+        Args:
+            metrics: numbers by name. ``"epoch"`` says which row; without it they go to the last row.
+            step: optimizer step; a column of its own.
+        """
+        epoch = metrics.get("epoch")
+        row = self._row_of(None if epoch is None else int(epoch))
+        row.update(metrics)
+        if step is not None:
+            row["step"] = step
+        self._changed = True
+
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Write hyper-parameters to ``hparams.yaml``; what YAML does not know is written as text."""
+        import yaml
+
+        if not _is_first_process():
+            return
+        given = params if isinstance(params, Mapping) else vars(params) if params is not None else {}
+        text = yaml.safe_dump(_plain({**given, **kwargs}), sort_keys=False, allow_unicode=True)
+        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+        _replace(Path(self.save_dir, "hparams.yaml"), text.encode())
+
+    def log_graph(self, *args: Any, **kwargs: Any) -> None:
+        """A CSV file holds no graph: nothing happens."""
+
+    def save(self) -> None:
+        """Write what is not written yet."""
+        if not self._changed or not _is_first_process():
+            return
+        self._add_columns()
+        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+        if self._columns != self._columns_on_disk or not self._file_is_as_left():
+            self._write_all()
+        else:
+            self._write_rest()
+        self._changed = False
+
+    def finalize(self, status: str = "success") -> None:
+        """Write what is not written yet; more may be logged after."""
+        self.save()
+
+    # rows
+
+    def _row_of(self, epoch: int | None) -> dict[str, Any]:
+        rows = self.rows
+        if epoch is None:
+            return rows[-1] if rows else self._new_row()
+        last = _epoch_of(rows[-1]) if rows else -1
+        if self._continues or epoch < last:
+            self._continues = False
+            self._drop_from(epoch)
+            return self._new_row()
+        if epoch == last:
+            return rows[-1]
+        self.save()
+        return self._new_row()
+
+    def _new_row(self) -> dict[str, Any]:
+        self.rows.append({})
+        return self.rows[-1]
+
+    def _drop_from(self, epoch: int) -> None:
+        """Forget the rows of ``epoch`` and later."""
+        kept = [row for row in self.rows if _epoch_of(row) < epoch]
+        self._rows = kept
+        self._columns = self._columns if kept else []
+        self._columns_on_disk = []  # the file is to be written anew
+
+    # the file
+
+    def _read(self) -> list[dict[str, Any]]:
+        """The rows of the file that is there; a last line cut by a crash is left out."""
+        if not self.path.is_file():
+            return []
+        text = self.path.read_bytes().decode("utf-8", "replace")
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        rows = [{name: value for name, value in row.items() if name and value} for row in reader]
+        self._columns = list(reader.fieldnames or [])
+        return rows
+
+    def _add_columns(self) -> None:
+        known = dict.fromkeys((*_FIRST_COLUMNS, *self._columns))
+        for row in self.rows:
+            known.update(dict.fromkeys(row))
+        self._columns = list(known)
+
+    def _file_is_as_left(self) -> bool:
+        return self.path.is_file() and self.path.stat().st_size >= self._settled_bytes
+
+    def _write_all(self) -> None:
+        header = _csv_line(self._columns)
+        lines = [self._line(row) for row in self.rows]
+        _replace(self.path, b"".join([header, *lines]))
+        self._columns_on_disk = list(self._columns)
+        self._settle(len(header), lines, 0)
+
+    def _write_rest(self) -> None:
+        first = min(self._settled_rows, len(self.rows))
+        lines = [self._line(row) for row in self.rows[first:]]
+        start = self._settled_bytes
+        with self.path.open("r+b") as file:
+            file.seek(start)
+            file.write(b"".join(lines))
+            file.truncate()
+        self._settle(start, lines, first)
+
+    def _settle(self, start: int, lines: list[bytes], first: int) -> None:
+        """Only the last row may still change."""
+        self._settled_rows = first + max(len(lines) - 1, 0)
+        self._settled_bytes = start + sum(map(len, lines[:-1]))
+
+    def _line(self, row: Mapping[str, Any]) -> bytes:
+        return _csv_line(_as_text(row.get(name)) for name in self._columns)
+
+
+class PrefixedLogger:
+    """Forwards to another logger, with a prefix before every name: the logger of an inner run.
+
+    Args:
+        logger: the logger that writes.
+        prefix: for instance ``"round_3/"``.
+    """
+
+    def __init__(self, logger: Any, prefix: str) -> None:
+        self.logger = logger
+        self.prefix = prefix
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Forward values under the prefix."""
+        self.logger.log_metrics({f"{self.prefix}{name}": value for name, value in metrics.items()}, step)
+
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the outermost run has logged them."""
+
+    def save(self) -> None:
+        """Have the other logger write."""
+        self.logger.save()
+
+    def finalize(self, status: str = "success") -> None:
+        """Have the other logger write; it stays open for the runs that follow."""
+        self.logger.save()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("logger", "prefix") or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.logger, name)
+
+
+def _epoch_of(row: Mapping[str, Any]) -> int:
+    try:
+        return int(row["epoch"])
+    except (KeyError, ValueError):
+        return -1
+
+
+def _as_text(value: Any) -> str:
+    """A number with the digits that single precision has; an empty text for a missing one."""
+    if value is None:
+        return ""
+    if isinstance(value, str | bool | int):
+        return str(value)
+    number = float(value)
+    return f"{number:.8g}"
+
+
+def _csv_line(values: Iterable[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that it holds the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _is_first_process() -> bool:
+    from torch import distributed
+
+    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
