@@ -57,8 +57,8 @@ class FitLoop(Loop):
     @property
     def done(self) -> bool:
         trainer, state = self.trainer, self.trainer.state
-        if self.restarting and getattr(self.epoch_loop, "restarting", False):
-            return False  # an epoch was cut; it is finished first
+        if self._is_inside_epoch:
+            return False  # an epoch was cut: it is finished first
         if self.max_epochs != -1 and state.current_epoch >= self.max_epochs:
             return True
         if trainer.max_steps != -1 and state.global_step >= trainer.max_steps:
@@ -74,6 +74,7 @@ class FitLoop(Loop):
         trainer = self.trainer
         if self.restarting:  # epochs whose end hooks were running when the run was saved are finished
             trainer.state.current_epoch = self.progress.total
+        self.progress.total = trainer.current_epoch
         trainer.run.enter_stage("train")
         trainer.train_batches  # noqa: B018  says early that there is no data
         trainer.call_hook("on_train_start")
@@ -84,8 +85,13 @@ class FitLoop(Loop):
         if every and epoch and epoch % every == 0:
             trainer.run.reload("train")
             trainer.run.reload("validate")
-        if not self.restarting:
+        if not self._is_inside_epoch:
             trainer.call_hook("on_train_epoch_start")
+
+    @property
+    def _is_inside_epoch(self) -> bool:
+        """Whether the first epoch after a load was cut in the middle."""
+        return self.restarting and getattr(self.epoch_loop, "restarting", False)
 
     def advance(self) -> None:
         self.epoch_loop.run(self.trainer.train_batches)

@@ -62,7 +62,7 @@ def collect_checkpoint(trainer: Trainer, weights_only: bool = False) -> dict[str
             "loop_tree": trainer.fit_loop.state_dict(),
             "results": run.results_for("train").state_dict(),
             "data": run.data_state(),
-            "metrics": {name: torch.as_tensor(value) for name, value in run.metrics.items()},
+            "metrics": {name: torch.as_tensor(value) for name, value in run.callback_metrics.items()},
             "random": random_state(),
             "seconds": run.state.seconds,
             "should_stop": run.state.should_stop,
@@ -170,7 +170,7 @@ def restore_checkpoint(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         raise CheckpointError(str(error)) from error
     run.results_for("train").load_state_dict(checkpoint["results"])
     run.pending_data_state = checkpoint["data"]
-    run.metrics.update(checkpoint["metrics"])
+    run.callback_metrics.update(checkpoint["metrics"])
     run.state.current_epoch = checkpoint["epoch"]
     run.state.global_step = checkpoint["global_step"]
     run.state.should_stop = checkpoint["should_stop"]

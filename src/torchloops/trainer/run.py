@@ -45,8 +45,7 @@ class Run:
         loggers: loggers of this run alone.
 
     Attributes:
-        metrics: last known value of every logged name.
-        progress_bar_metrics: those logged with ``prog_bar=True``.
+        status: "success", or "failed" after an error, as loggers are told at the end.
         hiddens: hidden states between the time splits of a batch, by optimizer index.
     """
 
@@ -69,6 +68,7 @@ class Run:
         self._bar_values: dict[str, torch.Tensor] = {}
         self.pending_data_state: dict[str, Any] | None = None
         self.hiddens: dict[int, Any] = {}
+        self.status = "success"
         self._results: dict[str, Results] = {}
         self._batches: dict[str, list[Batches]] = {}
         self._optimization: Optimization | None = None
@@ -145,7 +145,12 @@ class Run:
         return reduced, logged
 
     @property
-    def metrics(self) -> dict[str, torch.Tensor]:
+    def metrics(self) -> dict[str, float]:
+        """Last known value of every logged name."""
+        return {name: float(value) for name, value in self.callback_metrics.items()}
+
+    @property
+    def callback_metrics(self) -> dict[str, torch.Tensor]:
         """Last known value of every logged name, as tensors of one element."""
         for results in self._results.values():
             self._epoch_values |= results.step_metrics()
@@ -201,7 +206,7 @@ class Run:
             return
         count = self.state.global_step if interval == "step" else self.state.current_epoch + 1
         step = getattr(self.trainer.module, "lr_scheduler_step", _step_scheduler)
-        self._optimization.step_schedulers(interval, count, lambda: self.metrics, step)
+        self._optimization.step_schedulers(interval, count, lambda: self.callback_metrics, step)
 
     def _count_steps(self) -> None:
         state = self.state

@@ -173,7 +173,7 @@ class TrainerView:
     @property
     def callback_metrics(self) -> dict[str, torch.Tensor]:
         """Last known value of every logged name."""
-        return self.run.metrics
+        return self.run.callback_metrics
 
     logged_metrics = callback_metrics
 

@@ -1,0 +1,364 @@
+"""What happens around a run: beginning and ending it, and runs inside runs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchloops.errors import ConfigurationError, DataError
+from torchloops.hooks import is_overridden
+from torchloops.loops import EvaluationLoop, FitLoop, Loop
+from torchloops.loops.tree import loops_in
+from torchloops.module import attach_module, release_module
+from torchloops.seeding import isolated_generators
+from torchloops.trainer.arguments import default_loggers, find_directory, first_batches, inner_loggers
+from torchloops.trainer.checkpoint import load_weights, read_checkpoint, restore_checkpoint
+from torchloops.trainer.run import Run, find_loaders, train_is_single
+from torchloops.trainer.snapshot import Snapshot, module_modes
+from torchloops.trainer.view import TrainerView
+
+__all__ = ["Lifecycle"]
+
+
+class Lifecycle(TrainerView):
+    """The part of a Trainer that begins and ends runs; `Trainer` adds the entry points.
+
+    Attributes:
+        limit_batches: batches an epoch of each stage has at most.
+    """
+
+    limit_batches: dict[str, int | float | None]
+    overfit_batches: int | float
+    num_sanity_val_steps: int
+    deterministic: bool | str
+    use_distributed_sampler: bool
+    default_root_dir: str | Path | None
+    _loops: dict[str, Any]
+    _given: dict[str, Any]
+    _overfit: list[Any] | None
+    _ready_stages: list[str]
+    _active: str | None
+    _configured_callbacks: list[Any]
+    _fresh_callbacks: list[Any] | Exception
+    _logger: Any
+
+    # for outer loops
+
+    def snapshot(self) -> Snapshot:
+        """The module as it is now, for `isolated` to start from."""
+        return Snapshot(self.module)
+
+    @contextmanager
+    def isolated(self, name: str, start: Snapshot | None = None, seed: int | None = None) -> Iterator[Run]:
+        """A context in which loops run as if on a Trainer of their own.
+
+            start = self.trainer.snapshot()
+            with self.trainer.isolated("round_0", start=start) as run:
+                self.fit_loop.run()
+                scores = self.trainer.evaluate("test")
+
+        Inside, optimizers, schedulers, counters, callbacks and loggers are fresh, data loaders are asked for
+        again, and files go to a folder of the run's own. After it, counters, stage, gradient mode and the
+        module's modes are as before; the weights stay as trained. Isolated runs nest.
+
+        Args:
+            name: the run's folder and metric prefix, for instance ``"fold_0"``.
+            start: put the module back to this first; None: keep its weights.
+            seed: seed the random generators inside, and restore them after; None: let them go on.
+        """
+        outer = self.run
+        run = Run(
+            self,
+            f"{outer.name}/{name}" if outer.name else name,
+            outer.dir / name,
+            outer.state.fresh(),
+            self._make_fresh_callbacks(),
+            inner_loggers(outer.loggers, outer.dir / name, name),
+        )
+        with ExitStack() as stack:
+            stack.enter_context(module_modes(self.module))
+            stack.enter_context(torch.set_grad_enabled(True))
+            if seed is not None:
+                stack.enter_context(isolated_generators(seed))
+            if start is not None:
+                start.restore(self.module)
+            stack.callback(self._switch_run, outer)
+            self._switch_run(run)
+            run.enter_stage("train")
+            stack.callback(self._close_run, run)
+            self._call_callbacks("setup", "fit")
+            self.call_hook("on_fit_start")
+            yield run
+            self.call_hook("on_fit_end")
+
+    def evaluate(self, stage: str) -> dict[str, float]:
+        """Run the "validate" or "test" loop inside a fit and return its values; empty where there is no such data."""
+        loop = self._loops[f"{stage}_loop"]
+        step = {"validate": "validation_step", "test": "test_step"}[stage]
+        self._setup_stage(stage)
+        if not is_overridden(self.module, step) or not self.run.batches(stage):
+            return {}
+        before = self.run.state.stage
+        try:
+            output = loop.run()
+        finally:
+            self.run.enter_stage(before)
+        merged: dict[str, float] = {}
+        for metrics in output if isinstance(output, list) else []:
+            merged.update(metrics)
+        return merged
+
+    def loaders(self, stage: str) -> list[Any]:
+        """The data loaders of a stage, asked for anew."""
+        if self.overfit_batches and stage in ("train", "validate"):
+            if self._overfit is None:
+                loaders = find_loaders("train", self._given.get("train"), self.datamodule, self._module)
+                train_is_single(loaders)
+                self._overfit = first_batches(loaders[0], self.overfit_batches) if loaders else []
+            return [self._overfit] if self._overfit else []
+        loaders = find_loaders(stage, self._given.get(stage), self.datamodule, self._module)
+        if stage == "train":
+            train_is_single(loaders)
+        return loaders
+
+    def batch_limit(self, stage: str) -> int | float | None:
+        """How many batches of a stage run (int), or which share of them (float); None: all."""
+        return self.limit_batches["sanity_check" if self.sanity_checking else stage]
+
+    def batch_mover(self) -> Any:
+        """``move(batch, dataloader_idx)`` that brings a batch to the device; None where nothing is to do."""
+        return self.engine.batch_mover((self.module, self.datamodule), is_overridden)
+
+    def log_step(self) -> None:
+        """Hand the values of the step to the loggers; loops call it every ``log_every_n_steps`` batches."""
+        metrics = self.run.results_for("train").step_metrics("logger")
+        self.run.send_to_loggers({name: float(value) for name, value in metrics.items()})
+
+    def call_hook(self, name: str, *args: Any) -> Any:
+        """Call a hook of any name on the callbacks and the module that have it; return the module's value."""
+        output = None
+        for hook in self.run.hooks(name, last=None):
+            value = hook(*args)
+            if getattr(hook, "__self__", None) is self.module:
+                output = value
+        return output
+
+    # inside
+
+    @contextmanager
+    def _entry(self, name: str, model: nn.Module | None, given: dict[str, Any], datamodule: Any) -> Iterator[None]:
+        """Everything around a call of fit, validate, test or predict."""
+        if self._active is not None:
+            raise ConfigurationError(
+                f"trainer.{name}() was called while trainer.{self._active}() runs. Inside a fit call "
+                'trainer.evaluate("validate") or trainer.evaluate("test"), or use a second Trainer.'
+            )
+        stage = next(iter(given))
+        if datamodule is None and hasattr(given[stage], f"{'val' if stage == 'validate' else stage}_dataloader"):
+            datamodule, given[stage] = given[stage], None
+        if model is None and self._module is None:
+            raise ConfigurationError(
+                f"trainer.{name}() needs a module the first time. Give one: trainer.{name}(module)."
+            )
+        if model is not None and not isinstance(model, nn.Module):
+            raise ConfigurationError(f"trainer.{name}() takes an nn.Module, got {type(model).__name__}.")
+        self._module = model if model is not None else self._module
+        self._given, self._overfit = given, None
+        self._ready_stages = []
+        if datamodule is not None or any(value is not None for value in given.values()):
+            self.datamodule = datamodule
+        if self.datamodule is not None:
+            self.datamodule.trainer = self
+        self.engine.launch()
+        self._use_deterministic()
+        with ExitStack() as stack:
+            stack.callback(setattr, self, "_active", None)
+            self._active = name
+            stack.callback(release_module, self.module)
+            attach_module(self.module, self)
+            stack.callback(self.engine.release_module)
+            self._begin_run(name)
+            stack.callback(self._close_run, self.run, name)
+            try:
+                self._prepare_data()
+                self._setup_stage(name)
+                yield
+            except BaseException as error:
+                self.run.status = "failed"
+                self.call_hook("on_exception", error)
+                raise
+
+    def _begin_run(self, name: str) -> None:
+        """A new run for a fit; validate, test and predict go on with the last one."""
+        if name == "fit":
+            self._fresh_callbacks = _copies(self._configured_callbacks)
+            directory = self.engine.broadcast(find_directory(self.default_root_dir))
+            loggers = default_loggers(self._logger, directory)
+            self._switch_run(Run(self, "", directory, self.run.state.fresh(), [*self._configured_callbacks], loggers))
+            self._add_module_callbacks()
+        else:
+            self._switch_run(self.run)
+
+    def _switch_run(self, run: Run) -> None:
+        self.run = run
+        for loop in self._loops.values():
+            loop.trainer = self  # loops forget what they had bound for the run before
+        if self._module is not None and run.state.stage is not None:
+            run.enter_stage(run.state.stage)
+
+    def _close_run(self, run: Run, name: str = "") -> None:
+        """Tear down a run, the outermost one with all loops and the data."""
+        if name:
+            for loop in self._loops.values():
+                for part in loops_in(loop):
+                    part.teardown()
+            for stage in self._ready_stages:
+                self._call_setup_hooks("teardown", stage)
+        else:
+            self._call_callbacks("teardown", "fit")
+        for logger in run.loggers:
+            logger.finalize(run.status)
+        run.close()
+        run.state.stage = None
+
+    def _fit(self, ckpt_path: str | Path | None) -> None:
+        if is_overridden(self.module, "configure_model"):
+            self.module.configure_model()
+        self.engine.setup_module(self.module, training=True)
+        if not self.module.training:
+            self.module.train()
+        for loop in loops_in(self._loops["fit_loop"]):
+            loop.progress.current = loop.progress.total = 0
+            loop.__dict__["_restarting"] = False
+        self.run.enter_stage("train")
+        if ckpt_path is not None:
+            restore_checkpoint(self, read_checkpoint(self._resolve(ckpt_path)))
+        self.call_hook("on_fit_start")
+        self._sanity_check()
+        self._loops["fit_loop"].run()
+        self.call_hook("on_fit_end")
+
+    def _evaluate(
+        self,
+        stage: str,
+        model: nn.Module | None,
+        dataloaders: Any,
+        datamodule: Any,
+        ckpt_path: str | Path | None,
+    ) -> Any:
+        with self._entry(stage, model, {stage: dataloaders}, datamodule):
+            self.run.reload(stage)
+            self.engine.setup_module(self.module, training=False)
+            if ckpt_path is not None:
+                load_weights(self, read_checkpoint(self._resolve(ckpt_path)))
+            loop = self._loops[f"{stage}_loop"]
+            if isinstance(loop, EvaluationLoop):
+                self._check_can_evaluate(stage)
+            return loop.run()
+
+    def _check_can_evaluate(self, stage: str) -> None:
+        """Say early that there is nothing to evaluate with, or nothing to evaluate on."""
+        step = {"validate": "validation_step", "test": "test_step"}.get(stage)
+        if step is not None and not is_overridden(self.module, step):
+            raise ConfigurationError(f"trainer.{stage}() needs `{step}` on {type(self.module).__name__}; define it.")
+        if self.batch_limit(stage) != 0 and not self.run.batches(stage):
+            raise DataError(
+                f"trainer.{stage}() found no data. Give it data loaders or a data module that has them for this stage."
+            )
+
+    def _resolve(self, ckpt_path: str | Path) -> str | Path:
+        """The file that "best" or "last" stands for, or the path itself."""
+        if ckpt_path not in ("best", "last"):
+            return ckpt_path
+        for callback in self.checkpoint_callbacks:
+            path = getattr(callback, f"{ckpt_path}_model_path", "")
+            if path:
+                return path
+        path = self.run.dir / "checkpoints" / f"{ckpt_path}.ckpt"
+        if not path.is_file():
+            raise ConfigurationError(
+                f'ckpt_path="{ckpt_path}": there is no such checkpoint; looked at ModelCheckpoint and {path}. '
+                "Give a path."
+            )
+        return path
+
+    def _sanity_check(self) -> None:
+        """Try a few validation batches, leaving generators and logged values untouched."""
+        fit_loop = self._loops["fit_loop"]
+        loop = getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)
+        if not self.num_sanity_val_steps or not isinstance(fit_loop, FitLoop) or not isinstance(loop, Loop):
+            return
+        if loop.skip or fit_loop.restarting:
+            return
+        with isolated_generators():
+            self.run.enter_stage("sanity_check")
+            self.call_hook("on_sanity_check_start")
+            loop.run()
+            self.call_hook("on_sanity_check_end")
+        self.run.forget("validate")
+        for part in loops_in(loop):
+            part.progress.current = part.progress.total = 0
+        self.run.enter_stage("train")
+
+    def _prepare_data(self) -> None:
+        owners = [owner for owner in (self.datamodule, self.module) if is_overridden(owner, "prepare_data")]
+        if owners and self.local_rank == 0:
+            for owner in owners:
+                owner.prepare_data()
+        if owners:
+            self.engine.barrier()
+
+    def _setup_stage(self, stage: str) -> None:
+        """Call the setup hooks of a stage, once an entry."""
+        if stage not in self._ready_stages:
+            self._ready_stages.append(stage)
+            self._call_setup_hooks("setup", stage)
+
+    def _call_setup_hooks(self, hook: str, stage: str) -> None:
+        if is_overridden(self.datamodule, hook):
+            getattr(self.datamodule, hook)(stage)
+        self.call_hook(hook, stage)
+
+    def _call_callbacks(self, hook: str, *args: Any) -> None:
+        for callback in self.run.callbacks:
+            if is_overridden(callback, hook):
+                getattr(callback, hook)(self, self.module, *args)
+
+    def _add_module_callbacks(self) -> None:
+        """Add the callbacks of ``configure_callbacks``; one of a type given to the Trainer takes its place."""
+        if is_overridden(self.module, "configure_callbacks"):
+            own = self.module.configure_callbacks()
+            own = list(own) if isinstance(own, list | tuple) else [own]
+            types = {type(callback) for callback in own}
+            self.run.callbacks = [c for c in self.run.callbacks if type(c) not in types] + own
+            self._fresh_callbacks = _copies(self.run.callbacks)
+
+    def _make_fresh_callbacks(self) -> list[Any]:
+        if isinstance(self._fresh_callbacks, Exception):
+            raise ConfigurationError(
+                "An inner run needs fresh copies of the callbacks, and one cannot be copied: "
+                f"{self._fresh_callbacks}. Define `fresh()` on it."
+            ) from self._fresh_callbacks
+        return _copy_each(self._fresh_callbacks)
+
+    def _use_deterministic(self) -> None:
+        if self.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=self.deterministic == "warn")
+
+
+def _copies(callbacks: list[Any]) -> list[Any] | Exception:
+    """Copies of callbacks before a run touches them, or the error that says why there are none."""
+    try:
+        return _copy_each(callbacks)
+    except Exception as error:  # raised again, with an explanation, only if an inner run asks for them
+        return error
+
+
+def _copy_each(callbacks: list[Any]) -> list[Any]:
+    return [callback.fresh() if hasattr(callback, "fresh") else copy.deepcopy(callback) for callback in callbacks]
