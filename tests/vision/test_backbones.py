@@ -80,11 +80,11 @@ def test_timm_models_give_features():
 
 
 def test_unknown_names_get_a_suggestion():
-    with pytest.raises(ConfigurationError, match='no backbone "resnet19".*Did you mean "resnet18"'):
+    with pytest.raises(ConfigurationError, match=r'no backbone "resnet19".*Did you mean "resnet18"'):
         build_backbone("resnet19")
-    with pytest.raises(ConfigurationError, match="backbone_options: .*colour"):
+    with pytest.raises(ConfigurationError, match=r"backbone_options: .*colour"):
         build_backbone("mlp", options={"colour": 1})
-    with pytest.raises(ConfigurationError, match="backbone_options: .*colour"):
+    with pytest.raises(ConfigurationError, match=r"backbone_options: .*colour"):
         build_backbone("resnet18", options={"colour": 1})
     with pytest.raises(ConfigurationError, match="given by name"):
         build_backbone(nn.Flatten(), options={"colour": 1})
@@ -104,8 +104,7 @@ def test_failed_downloads_say_what_to_do(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    with pytest.raises(ConfigurationError, match=r"resnet18 could not be built: OSError: no
-    network\n.*weights=<path"):
+    with pytest.raises(ConfigurationError, match=r"resnet18 could not be built: OSError: no network\n.*weights=<path"):
         build_backbone("resnet18", "DEFAULT")
     with pytest.raises(ConfigurationError, match="no pretrained weights of mlp"):
         build_backbone("mlp", "DEFAULT")

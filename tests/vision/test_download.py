@@ -129,8 +129,8 @@ def test_too_large_files_are_stopped(server, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("url", ["ftp://host/a.zip", "a.zip", "http://host/", "http://host/%2e%2e",
-"javascript:1"]) def test_urls_that_name_no_file_are_refused(tmp_path, url):
+@pytest.mark.parametrize("url", ["ftp://host/a.zip", "a.zip", "http://host/", "http://host/%2e%2e", "javascript:1"])
+def test_urls_that_name_no_file_are_refused(tmp_path, url):
     with pytest.raises(ConfigurationError):
         download_data(url, tmp_path)
 

@@ -9,8 +9,7 @@ from torchmetrics.classification import MulticlassF1Score
 
 from torchloops import LoopModule, Trainer
 from torchloops.errors import ConfigurationError, DataError
-from torchloops.vision import ImageClassificationData, ImageClassifier, Labels, Logits, Probabilities
-from torchloops.vision import optimizers
+from torchloops.vision import ImageClassificationData, ImageClassifier, Labels, Logits, Probabilities, optimizers
 from torchloops.vision.modes import evaluating
 
 
@@ -25,8 +24,8 @@ def digits(count=40, val=20):
 
 
 def trainer(tmp_path, **options):
-    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "logger": False, "accelerator":
-    "cpu"} return Trainer(default_root_dir=tmp_path, **{"max_epochs": 1, **quiet, **options})
+    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "logger": False, "accelerator": "cpu"}
+    return Trainer(default_root_dir=tmp_path, **{"max_epochs": 1, **quiet, **options})
 
 
 def test_page_example_builds():
@@ -43,8 +42,7 @@ def test_own_modules_are_checked_at_first_use():
     own = nn.Sequential(nn.Flatten(), nn.Linear(12, 6))
     model = ImageClassifier(own, head=nn.Linear(5, 2))
     assert model.num_classes == 2
-    with pytest.raises(ConfigurationError, match="Sequential gives 6 features, but the head .Linear. takes
-    5"):
+    with pytest.raises(ConfigurationError, match=r"Sequential gives 6 features, but the head .Linear. takes 5"):
         model(torch.rand(2, 3, 2, 2))
     spatial = ImageClassifier(nn.Identity(), head=nn.Linear(5, 2))
     with pytest.raises(ConfigurationError, match=r"features of shape \(2, 3, 2, 2\)"):
@@ -126,8 +124,7 @@ def test_schedulers_by_name_last_the_whole_run(tmp_path, name):
 
 def test_scheduler_callables_and_endless_runs(tmp_path):
     model = ImageClassifier(
-        "mlp", num_classes=10, lr_scheduler=lambda opt: torch.optim.lr_scheduler.StepLR(opt, 1),
-        learning_rate=0.1
+        "mlp", num_classes=10, lr_scheduler=lambda opt: torch.optim.lr_scheduler.StepLR(opt, 1), learning_rate=0.1
     )
     run = trainer(tmp_path, max_epochs=2)
     run.fit(model, datamodule=digits())
@@ -198,8 +195,7 @@ def test_own_parts_are_asked_for_again(tmp_path):
     model = ImageClassifier("mlp", OwnHead(128, 10), optimizer=lambda params, lr: torch.optim.SGD(params, lr=lr))
     run.fit(model, datamodule=digits())
     run.save_checkpoint(tmp_path / "model.pt")
-    with pytest.raises(ConfigurationError, match=r"head of your own, OwnHead.*load_from_checkpoint\(path,
-    head=...\)"):
+    with pytest.raises(ConfigurationError, match=r"head of your own, OwnHead.*load_from_checkpoint\(path, head=...\)"):
         ImageClassifier.load_from_checkpoint(tmp_path / "model.pt")
     loaded = ImageClassifier.load_from_checkpoint(tmp_path / "model.pt", head=OwnHead(128, 10))
     assert torch.equal(loaded.head.weight, model.head.weight)

@@ -271,9 +271,8 @@ def test_targets_are_found_through_wrappers():
         (lambda: {"train_dataset": digits(0)}, DataError, "empty"),
         (lambda: {"train_dataset": iter([1])}, DataError, "map-style"),
         (lambda: {"train_dataset": digits(), "num_classes": 5}, DataError, r"from 0 to 4, got \[5, 6"),
-        (lambda: {"train_dataset": digits(), "test_dataset": digits(), "num_classes": 9}, DataError,
-        "train_data"), (lambda: {"train_dataset": digits(), "num_classes": 9, "classes": ["a"]}, "
-        "ConfigurationError, "1 names"),
+        (lambda: {"train_dataset": digits(), "test_dataset": digits(), "num_classes": 9}, DataError, "train_data"),
+        (lambda: {"train_dataset": digits(), "num_classes": 9, "classes": ["a"]}, ConfigurationError, "1 names"),
         (lambda: {"train_dataset": digits(), "targets": [1]}, ConfigurationError, "20 training samples"),
         (lambda: {"train_dataset": digits(), "mean": 0.5, "std": 0.5}, ConfigurationError, "uint8 images"),
         (lambda: {"train_dataset": digits(5), "val_split": 0.5}, DataError, "two samples or more"),

@@ -12,9 +12,8 @@ def net():
     return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}]
-) @ pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
+@pytest.mark.parametrize("prefix", ["", "module."])
 def test_state_dicts_of_many_shapes_load(tmp_path, wrap, prefix):
     state = {f"{prefix}{name}": value for name, value in net().state_dict().items()}
     torch.save(wrap({**state, f"{prefix}classifier.weight": torch.ones(2, 3)}), tmp_path / "w.pt")

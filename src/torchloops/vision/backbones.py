@@ -60,12 +60,10 @@ def _build_small(name: str, options: dict[str, Any]) -> MLP | SmallCNN:
     try:
         return _SMALL[name](**options)
     except TypeError as error:
-        raise ConfigurationError(f"The backbone {name} does not take these backbone_options: {error}") from
-        error
+        raise ConfigurationError(f"The backbone {name} does not take these backbone_options: {error}") from error
 
 
-def _own_module(module: nn.Module, weights: str | os.PathLike[str] | None, options: dict[str, Any]) ->
-Backbone:
+def _own_module(module: nn.Module, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> Backbone:
     if options:
         raise ConfigurationError(f"backbone_options={options} need a backbone given by name; yours is built already.")
     width = getattr(module, "num_features", None)

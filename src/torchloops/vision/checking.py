@@ -21,8 +21,7 @@ _TAIL = 64
 def find_broken_images(paths: Sequence[Path], max_workers: int | None = None) -> dict[Path, str]:
     """Return the files that cannot be read as images, with the reason.
 
-    A JPEG or PNG with a sound header and its end marker in place counts as whole: that finds empty, cut off
-        and
+    A JPEG or PNG with a sound header and its end marker in place counts as whole: that finds empty, cut off and
     zero-filled files and files that are something else, without decoding (about 5,000 files a second). All
     others are decoded, so no whole file is rejected.
 

@@ -89,8 +89,8 @@ class ImageClassifier(LoopModule):
         built = build_backbone(backbone, weights, dict(backbone_options or {}))
         self.backbone = built.module
         self.backbone_name = built.name
-        self.head, self.num_classes = build_head(restore_head(head), built.num_features, num_classes,
-        built.name) self.output = restore_output(output)
+        self.head, self.num_classes = build_head(restore_head(head), built.num_features, num_classes, built.name)
+        self.output = restore_output(output)
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.lr_scheduler = lr_scheduler
@@ -98,8 +98,8 @@ class ImageClassifier(LoopModule):
         self.stage_metrics = _copies(metrics or {})
         self.classes: list[str] = []
         self.preprocessing: Preprocessing | None = None
-        self.__dict__["_eval_transform"] = None  # torchvision's transforms are modules; it is no part of the
-        network self._expected_statistics = (built.mean, built.std)
+        self.__dict__["_eval_transform"] = None  # torchvision's transforms are modules; it is no part of the network
+        self._expected_statistics = (built.mean, built.std)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(B, num_classes)``.
@@ -230,13 +230,11 @@ def _copies(metrics: Mapping[str, Any]) -> nn.ModuleDict:
     """Return a copy of every metric for every stage; no key may be "train", which is a method of modules."""
     stages: Sequence[str] = ("train", "val", "test")
     return nn.ModuleDict(
-        {f"stage_{stage}": nn.ModuleDict({k: metric.clone() for k, metric in metrics.items()}) for stage in
-        stages}
+        {f"stage_{stage}": nn.ModuleDict({k: metric.clone() for k, metric in metrics.items()}) for stage in stages}
     )
 
 
 def _images_and_targets(batch: Any) -> tuple[Tensor, Tensor]:
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch[0], batch[1]
-    raise DataError(f"A batch must be (images, targets), got {type(batch).__name__}. Change the data set's
-    items.")
+    raise DataError(f"A batch must be (images, targets), got {type(batch).__name__}. Change the data set's items.")

@@ -201,8 +201,8 @@ class ImageClassificationData(DataModule):
         """
         _check_split(val_split, val_dataset, "val_dataset")
         given = {"train": train_dataset, "val": val_dataset, "test": test_dataset, "predict": predict_dataset}
-        sources, channels = describe_sources(given, num_classes, classes, targets, normalised=mean is not
-        None) sources.split_validation(val_split, seed)
+        sources, channels = describe_sources(given, num_classes, classes, targets, normalised=mean is not None)
+        sources.split_validation(val_split, seed)
         custom = eval_transform is not None
         return cls(
             sources,

@@ -156,8 +156,7 @@ def find_targets(dataset: Any) -> list[int]:
     if isinstance(dataset, ConcatDataset):
         return [target for part in dataset.datasets for target in find_targets(part)]
     known = known_targets(dataset)
-    return _as_integers(split_item(dataset[index])[1] for index in range(len(dataset))) if known is None else
-    known
+    return _as_integers(split_item(dataset[index])[1] for index in range(len(dataset))) if known is None else known
 
 
 def known_targets(dataset: Any) -> list[int] | None:

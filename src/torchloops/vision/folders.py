@@ -45,8 +45,8 @@ class FolderScan:
         images = [list_images(class_folder) for class_folder in class_folders]
         names = [class_folder.name for class_folder in class_folders]
         if not any(images):
-            self.problems.append(f"{role}: no image in a class folder of {place}. {_what_is_there(place,
-            names)}") return None
+            self.problems.append(f"{role}: no image in a class folder of {place}. {_what_is_there(place, names)}")
+            return None
         self._check_classes(role, place, names, images)
         files = LabelledFiles(
             paths=[path for paths in images for path in paths],
@@ -113,8 +113,7 @@ class FolderScan:
     def _check_classes(self, role: str, place: Path, names: list[str], images: list[list[Path]]) -> None:
         empty = [name for name, paths in zip(names, images, strict=True) if not paths]
         if empty:
-            self.problems.append(f"{role}: no image in the class folders {empty} of {place}. Fill or remove
-            them.")
+            self.problems.append(f"{role}: no image in the class folders {empty} of {place}. Fill or remove them.")
         if len(names) == 1:
             self.problems.append(f"{role}: only one class, {names[0]!r}, in {place}; two or more are needed.")
 

@@ -67,8 +67,7 @@ def build_optimizer(
     return build(parameters, lr=learning_rate)
 
 
-def build_scheduler(lr_scheduler: str | Callable[[Optimizer], Any], optimizer: Optimizer, steps: float) ->
-Any:
+def build_scheduler(lr_scheduler: str | Callable[[Optimizer], Any], optimizer: Optimizer, steps: float) -> Any:
     """Build a scheduler; by name, it moves with every optimizer step and ends after ``steps``.
 
     Raises:

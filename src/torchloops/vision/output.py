@@ -53,6 +53,5 @@ class Labels:
         if not names:
             return chosen
         if len(names) != logits.shape[-1]:
-            raise ConfigurationError(f"Labels has {len(names)} classes, but the model has {logits.shape[-1]}
-            outputs.")
+            raise ConfigurationError(f"Labels has {len(names)} classes, but the model has {logits.shape[-1]} outputs.")
         return [names[index] for index in chosen]

@@ -48,8 +48,7 @@ def _expand(inputs: Any) -> Iterator[Any]:
             yield from _expand(entry)
     else:
         raise DataError(
-            "predict takes a path, a folder, a PIL image, a tensor, or a list of these, got "
-            f"{type(inputs).__name__}."
+            f"predict takes a path, a folder, a PIL image, a tensor, or a list of these, got {type(inputs).__name__}."
         )
 
 
@@ -72,8 +71,7 @@ def input_batches(
         yield stacked if preprocessing is None else preprocessing.normalise(stacked)
 
 
-def _one_input(image: Any, preprocessing: Preprocessing | None, transform: Callable[[Tensor], Tensor] | None)
--> Tensor:
+def _one_input(image: Any, preprocessing: Preprocessing | None, transform: Callable[[Tensor], Tensor] | None) -> Tensor:
     if isinstance(image, Tensor) and image.is_floating_point():
         return image
     if preprocessing is None:

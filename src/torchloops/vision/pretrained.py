@@ -119,8 +119,7 @@ def _download(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     try:
         return build()
     except TypeError as error:
-        raise ConfigurationError(f"The backbone {name} does not take these backbone_options: {error}") from
-        error
+        raise ConfigurationError(f"The backbone {name} does not take these backbone_options: {error}") from error
     except Exception as error:  # every library below raises errors of its own where there is no network
         raise ConfigurationError(
             f"The backbone {name} could not be built: {type(error).__name__}: {error}\n"

@@ -68,8 +68,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
             raise
         raise DataError(f"{archive} cannot be unpacked: {error}. Delete it and download it again.") from error
     except (zipfile.BadZipFile, tarfile.TarError) as error:
-        raise DataError(f"{archive} is no sound archive: {error}. Delete it and download it again.") from
-        error
+        raise DataError(f"{archive} is no sound archive: {error}. Delete it and download it again.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -175,8 +174,7 @@ def _copy(archive: Path, source: IO[bytes], file: IO[bytes], left: int) -> int:
     while chunk := source.read(_CHUNK):
         written += len(chunk)
         if written > left:
-            raise DataError(f"{archive} unpacks to more bytes than it says or max_bytes allows; it is not
-            unpacked.")
+            raise DataError(f"{archive} unpacks to more bytes than it says or max_bytes allows; it is not unpacked.")
         file.write(chunk)
     return written
 

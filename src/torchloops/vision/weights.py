@@ -49,8 +49,7 @@ def load_weights(
     ]
     if problems:
         listed = "\n".join(problems)
-        raise ConfigurationError(f"The weights in {place} are not those of {name}:\n{listed}\nGive the file of
-        {name}.")
+        raise ConfigurationError(f"The weights in {place} are not those of {name}:\n{listed}\nGive the file of {name}.")
 
 
 def _read(place: Path, name: str) -> Any:
@@ -102,8 +101,7 @@ def _check_shapes(module: nn.Module, state: dict[str, Tensor], place: Path, name
     ]
     if wrong:
         raise ConfigurationError(
-            f"The weights in {place} have other shapes than {name}: {_shorten(wrong)}. Give the file of "
-            f"{name}."
+            f"The weights in {place} have other shapes than {name}: {_shorten(wrong)}. Give the file of {name}."
         )
 
 
