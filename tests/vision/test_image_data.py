@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from torchloops import DataModule
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.vision import ImageClassificationData
+from torchloops.vision.datasets import GatheredBatch
 from torchloops.vision.reading import read_image
 
 
@@ -202,6 +203,7 @@ def test_tensors_are_gathered_and_equal_item_by_item():
     assert data.classes[3] == "3"
     view = data.val_dataset
     items = view.__getitems__([0, 2])
+    assert isinstance(items, GatheredBatch)
     assert [target for _, target in items] == [view[0][1], view[2][1]]
     images, targets = data.collate_fn(items)
     assert torch.equal(images, torch.stack([view[0][0], view[2][0]]))

@@ -41,7 +41,7 @@ class ImageClassificationData(DataModule):
         train_dataset_eval: the same samples in the same order with the evaluation transform.
         val_dataset, test_dataset, predict_dataset: with the evaluation transform; None where there is no
             data.
-        eval_transform: of one uint8 image ``(C, H, W)``, without randomness.
+        eval_transform: of one uint8 image ``(C, H, W)``, without randomness; None leaves it as it is.
         collate_fn: joins samples to a normalised batch.
         preprocessing: how a picture becomes an input of the network; a model keeps it for `predict`.
         batch_size, num_workers, seed: as given.
@@ -74,9 +74,9 @@ class ImageClassificationData(DataModule):
         self.pin_memory = pin_memory
         self.classes = sources.classes
         self.collate_fn = ImageCollator(preprocessing)
-        evaluate = eval_transform or preprocessing.eval_transform()
+        evaluate = preprocessing.eval_transform() if eval_transform is None else eval_transform
         self.eval_transform = evaluate
-        train = train_transform or preprocessing.train_transform()
+        train = preprocessing.train_transform() if train_transform is None else train_transform
         self.train_dataset = sources.view("train", train)
         self.train_dataset_eval = sources.view("train", evaluate)
         self.val_dataset = sources.view("val", evaluate)

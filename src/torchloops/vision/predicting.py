@@ -84,10 +84,10 @@ def _one_input(image: Any, preprocessing: Preprocessing | None, transform: Calla
         transform = _known_transform(preprocessing)
     channels = preprocessing.channels
     picture = read_image(image, channels) if isinstance(image, Path) else as_image_tensor(image, channels)
-    return transform(picture)
+    return picture if transform is None else transform(picture)
 
 
-def _known_transform(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+def _known_transform(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor] | None:
     if preprocessing.custom:
         raise ConfigurationError(
             "The model was trained with an eval_transform of your own, which a checkpoint does not hold. "

@@ -71,16 +71,16 @@ class Preprocessing:
         """Build from what a user writes: one number for a square image, or for every channel."""
         return cls(_as_size(image_size), _as_channels(mean, "mean"), _as_channels(std, "std"), channels, custom)
 
-    def train_transform(self) -> Callable[[Tensor], Tensor]:
-        """Return random resized crop and horizontal flip for one uint8 image ``[C, H, W]``."""
+    def train_transform(self) -> Callable[[Tensor], Tensor] | None:
+        """Return random resized crop and horizontal flip for one uint8 image ``[C, H, W]``; None without a size."""
         if self.image_size is None:
-            return v2.Identity()
+            return None
         return v2.Compose([v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()])
 
-    def eval_transform(self) -> Callable[[Tensor], Tensor]:
-        """Return resize (to 8/7 of the crop) and centre crop for one uint8 image ``[C, H, W]``."""
+    def eval_transform(self) -> Callable[[Tensor], Tensor] | None:
+        """Return resize (to 8/7 of the crop) and centre crop for one uint8 image ``[C, H, W]``; None without a size."""
         if self.image_size is None:
-            return v2.Identity()
+            return None
         height, width = self.image_size
         if height == width:
             resize = v2.Resize(round(height * _RESIZE_PER_CROP), antialias=True)
