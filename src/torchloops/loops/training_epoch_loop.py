@@ -117,7 +117,7 @@ class TrainingEpochLoop(Loop):
             for hook in bound.on_batch_end:
                 hook(outputs, batch, done - 1)
         if bound.log_every and done % bound.log_every == 0:
-            self.trainer.log_step()
+            bound.log_step()
         if bound.validate_every is not None and bound.is_validation_due(done):
             self._validation_is_due = True
             self._validate()
@@ -144,16 +144,19 @@ class TrainingEpochLoop(Loop):
 
 
 def _refuses(hooks: list[Callable[..., Any]], batch: Any, batch_idx: int) -> bool:
-    return any([hook(batch, batch_idx) == -1 for hook in hooks])  # noqa: C419  every hook is called
+    refused = False
+    for hook in hooks:
+        refused |= hook(batch, batch_idx) == -1
+    return refused
 
 
 class _BoundEpoch:
     """What the steps of an epoch need, looked up once when the epoch starts."""
 
     __slots__ = (
-        "batch", "counts_over_epochs", "has_deadline", "log_every", "max_steps", "min_epochs", "min_steps", "move", "next_batch",
-        "num_batches", "on_batch_end", "on_batch_start", "outputs", "results", "run_batch", "schedule", "state",
-        "stopped", "total_before", "validate_every",
+        "batch", "counts_over_epochs", "has_deadline", "log_every", "log_step", "max_steps", "min_epochs",
+        "min_steps", "move", "next_batch", "num_batches", "on_batch_end", "on_batch_start", "outputs", "results", "run_batch", "schedule",
+        "state", "stopped", "total_before", "validate_every",
     )  # fmt: skip
 
     def __init__(self, loop: TrainingEpochLoop, trainer: Trainer, batches: Batches) -> None:
@@ -171,6 +174,7 @@ class _BoundEpoch:
         self.on_batch_start = run.hooks("on_train_batch_start", last=None) or None
         self.on_batch_end = run.hooks("on_train_batch_end", last=None) or None
         self.schedule = partial(run.step_schedulers, "step") if run.has_schedulers("step") else None
+        self.log_step = run.log_step
         self.log_every = trainer.log_every_n_steps if run.loggers else 0
         self.validate_every = _validation_interval(trainer, loop.val_loop, batches.num_batches)
         self.counts_over_epochs = trainer.check_val_every_n_epoch is None

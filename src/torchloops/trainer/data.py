@@ -88,15 +88,12 @@ class Batches:
         return iterator
 
     def _look_ahead(self, iterator: Iterator[Any]) -> Iterator[Any]:
-        for ahead in iterator:
-            break
-        else:
-            return
-        for following in iterator:
-            yield ahead
-            ahead = following
-        self.last = True
-        yield ahead
+        nothing = object()
+        ahead = next(iterator, nothing)
+        while ahead is not nothing:
+            batch, ahead = ahead, next(iterator, nothing)
+            self.last = ahead is nothing
+            yield batch
 
 
 def _skip_batches(loader: Any, skip: int) -> Iterator[Any]:

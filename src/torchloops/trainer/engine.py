@@ -54,6 +54,11 @@ class Engine:
         return isinstance(self.fabric.strategy, SingleDeviceStrategy)
 
     @property
+    def precision(self) -> str:
+        """Name of the precision, such as "32-true" or "bf16-mixed"."""
+        return self.fabric._precision.precision
+
+    @property
     def device(self) -> torch.device:
         return self.fabric.device
 

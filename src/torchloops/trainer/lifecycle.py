@@ -135,11 +135,6 @@ class Lifecycle(TrainerView):
         """``move(batch, dataloader_idx)`` that brings a batch to the device; None where nothing is to do."""
         return self.engine.batch_mover((self.module, self.datamodule), is_overridden)
 
-    def log_step(self) -> None:
-        """Hand the values of the step to the loggers; loops call it every ``log_every_n_steps`` batches."""
-        metrics = self.run.results_for("train").step_metrics("logger")
-        self.run.send_to_loggers({name: float(value) for name, value in metrics.items()})
-
     def call_hook(self, name: str, *args: Any) -> Any:
         """Call a hook of any name on the callbacks and the module that have it; return the module's value."""
         output = None

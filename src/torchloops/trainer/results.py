@@ -29,7 +29,7 @@ class _Entry:
 
     __slots__ = (
         "logger", "metric", "name", "on_epoch", "on_step", "pending", "prog_bar", "reduction", "size",
-        "sizes", "sync", "total", "value", "waiting", "weight",
+        "sizes", "step_name", "sync", "total", "value", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,7 @@ class _Entry:
         sync: bool,
     ) -> None:
         self.name, self.on_step, self.on_epoch = name, on_step, on_epoch
+        self.step_name = f"{name}_step" if on_epoch else name
         self.prog_bar, self.logger, self.reduction, self.sync = prog_bar, logger, reduction, sync
         self.metric: Any = None
         self.clear()
@@ -114,6 +115,7 @@ class Results:
         self._entries: dict[str, _Entry] = {}
         self._by_loader: dict[int | None, dict[str, _Entry]] = {None: self._entries}
         self._loader: int | None = None
+        self._logged_per_step: list[_Entry] = []
 
     def log(
         self,
@@ -179,6 +181,8 @@ class Results:
         else:
             _check_scalar(name, value)
         self._entries[name] = entry
+        if entry.on_step and entry.logger:
+            self._logged_per_step.append(entry)
         return entry
 
     def start_batch(self, batch: Any) -> None:
@@ -194,6 +198,15 @@ class Results:
     def _all(self) -> list[_Entry]:
         return [entry for entries in self._by_loader.values() for entry in entries.values()]
 
+    def logged_step(self) -> dict[str, float]:
+        """The last values of what loggers get per step; waits for the device."""
+        found = {}
+        for entry in self._logged_per_step:
+            value = entry.value if entry.metric is None else entry.step_value()
+            if value is not None:
+                found[entry.step_name] = float(value)
+        return found
+
     def step_metrics(self, where: str | None = None) -> dict[str, Tensor]:
         """The last values of what is logged per step; ``where``: "logger" or "prog_bar" only."""
         found = {}
@@ -201,7 +214,7 @@ class Results:
             if entry.on_step and (where is None or getattr(entry, where)):
                 value = entry.step_value()
                 if value is not None:
-                    found[f"{entry.name}_step" if entry.on_epoch else entry.name] = torch.as_tensor(value)
+                    found[entry.step_name] = torch.as_tensor(value)
         return found
 
     def epoch_metrics(self, all_reduce: Callable[[Any, str], Any]) -> dict[str, tuple[Tensor, bool, bool]]:
@@ -245,6 +258,8 @@ class Results:
             entry = _Entry(name, *(saved[key] for key in options))
             entry.total, entry.weight, entry.value = saved["total"], saved["weight"], saved["value"]
             self._by_loader[None][name] = entry
+            if entry.on_step and entry.logger:
+                self._logged_per_step.append(entry)
 
 
 def _check_scalar(name: str, value: Any) -> None:

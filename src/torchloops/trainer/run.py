@@ -64,6 +64,7 @@ class Run:
         self.state = state
         self.callbacks = callbacks
         self.loggers = loggers
+        self._writes = trainer.engine.is_global_zero
         self._epoch_values: dict[str, torch.Tensor] = {}
         self._bar_values: dict[str, torch.Tensor] = {}
         self.pending_data_state: dict[str, Any] | None = None
@@ -140,7 +141,7 @@ class Run:
                 logged[name] = reduced[name]
         self._epoch_values |= results.step_metrics()
         self._bar_values |= results.step_metrics("prog_bar")
-        logged |= {name: float(value) for name, value in results.step_metrics("logger").items()}
+        logged |= results.logged_step()
         results.reset()
         return reduced, logged
 
@@ -165,9 +166,14 @@ class Run:
 
     def send_to_loggers(self, metrics: dict[str, float]) -> None:
         """Hand metrics to the loggers, with the epoch and the optimizer step."""
-        if metrics and self.loggers and self.trainer.is_global_zero:
+        if metrics and self._writes:
+            metrics["epoch"] = self.state.current_epoch
             for logger in self.loggers:
-                logger.log_metrics({"epoch": self.state.current_epoch, **metrics}, step=self.state.global_step)
+                logger.log_metrics(metrics, step=self.state.global_step)
+
+    def log_step(self) -> None:
+        """Hand the values of a training step to the loggers; loops call it every ``log_every_n_steps`` batches."""
+        self.send_to_loggers(self._results["train"].logged_step())
 
     # optimizers
 

@@ -238,6 +238,11 @@ class TrainerView:
         return self.engine.fabric.strategy
 
     @property
+    def precision(self) -> str:
+        """The precision as Fabric names it, such as "32-true" or "bf16-mixed"."""
+        return self.engine.precision
+
+    @property
     def world_size(self) -> int:
         return self.engine.world_size
 
