@@ -139,6 +139,7 @@ class FreezeUnfreeze(Freeze):
         return {"frozen": self.frozen}
 
     def _unfreeze(self, trainer: Any, module: Any) -> None:
+        optimizers = trainer.optimizers  # configured here, if they are not yet, while the backbone is frozen
         self.frozen = False
         parameters = [parameter for parameter, _ in self._found if self._before[parameter]]
         for parameter in parameters:
@@ -146,7 +147,7 @@ class FreezeUnfreeze(Freeze):
         for layer, training in self._modes:
             layer.train(training)
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        set_learning_rate(trainer.optimizers, schedulers, parameters, self.lr_factor, "backbone")
+        set_learning_rate(optimizers, schedulers, parameters, self.lr_factor, "backbone")
 
 
 def resolve_finetuning(strategy: Any) -> Callback:

@@ -193,7 +193,8 @@ class RichProgressBar(Callback):
             self._display.hide(*(_key(trainer, key) for key in keys))
 
     def _write(self, trainer: Any, name: str, values: str, started: float) -> None:
-        line = "  ".join(part for part in (name, values, f"{monotonic() - started:.1f} s") if part)
+        seconds = monotonic() - started
+        line = "  ".join(part for part in (name, values, f"{seconds:.{1 if seconds >= 10 else 2}f} s") if part)
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -1,0 +1,242 @@
+"""CSVLogger: one row an epoch, nothing on a step, nothing lost by a crash or a resume."""
+
+import argparse
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from torchloops import loggers
+from torchloops.loggers import CSVLogger, PrefixedLogger
+
+
+def table(folder, name="metrics.csv"):
+    with open(Path(folder) / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def log_epochs(logger, epochs, **more):
+    for epoch in epochs:
+        for step in range(epoch * 3 + 1, epoch * 3 + 4):
+            logger.log_metrics({"epoch": epoch, "train/loss": 1.0 / step, **more}, step)
+        logger.log_metrics({"epoch": epoch, "val/loss": 2.0 / step}, step)
+
+
+def test_one_row_an_epoch_and_the_latest_value_wins(tmp_path):
+    logger = CSVLogger(tmp_path)
+    log_epochs(logger, range(2))
+    logger.finalize("success")
+    assert table(tmp_path) == [
+        {"epoch": "0", "step": "3", "train/loss": "0.33333333", "val/loss": "0.66666667"},
+        {"epoch": "1", "step": "6", "train/loss": "0.16666667", "val/loss": "0.33333333"},
+    ]
+
+
+def test_epoch_and_step_come_first(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_metrics({"b": 1.0, "a": 2.0, "epoch": 0}, step=1)
+    logger.save()
+    assert (tmp_path / "metrics.csv").read_text() == "epoch,step,b,a\n0,1,1,2\n"
+
+
+def test_a_step_touches_no_file(tmp_path):
+    folder = tmp_path / "not yet there"
+    logger = CSVLogger(folder)
+    log_epochs(logger, [0])
+    assert not folder.exists()
+
+
+def test_an_epochs_row_is_written_when_the_next_begins(tmp_path):
+    logger = CSVLogger(tmp_path)
+    log_epochs(logger, [0])
+    logger.log_metrics({"epoch": 1, "train/loss": 0.1}, 4)
+    assert [row["epoch"] for row in table(tmp_path)] == ["0"]
+
+
+def test_a_row_that_was_written_may_still_change(tmp_path):
+    logger = CSVLogger(tmp_path)
+    for epoch in range(3):
+        logger.log_metrics({"epoch": epoch, "a": 1.0, "b": 123.456}, epoch)
+        logger.save()
+        logger.log_metrics({"epoch": epoch, "b": 2.0}, epoch)
+        logger.save()
+    assert [row["b"] for row in table(tmp_path)] == ["2", "2", "2"]
+
+
+def test_the_file_is_written_anew_only_for_a_new_column(tmp_path, monkeypatch):
+    written = []
+    replace = loggers._replace
+    monkeypatch.setattr(loggers, "_replace", lambda path, text: (written.append(path.name), replace(path, text)))
+    logger = CSVLogger(tmp_path)
+    log_epochs(logger, range(4))
+    logger.save()
+    assert len(written) == 1
+    logger.log_metrics({"test/accuracy": 0.5}, 12)
+    logger.save()
+    assert len(written) == 2
+    assert [row["test/accuracy"] for row in table(tmp_path)] == ["", "", "", "0.5"]
+
+
+def test_values_without_an_epoch_go_to_the_last_row_or_to_a_new_one(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_metrics({"test/loss": 1.0}, 0)
+    logger.save()
+    assert table(tmp_path) == [{"epoch": "", "step": "0", "test/loss": "1"}]
+    log_epochs(logger, [0])
+    logger.log_metrics({"test/loss": 2.0}, 3)
+    logger.save()
+    assert [row["test/loss"] for row in table(tmp_path)] == ["1", "2"]
+
+
+def test_tensors_booleans_and_text_are_written_as_they_read(tmp_path):
+    logger = CSVLogger(tmp_path)
+    values = {"epoch": 0, "tensor": torch.tensor(0.1), "nan": float("nan"), "text": "a,b", "flag": True}
+    logger.log_metrics(values, 10_000_000)
+    logger.save()
+    expected = {"epoch": "0", "step": "10000000", "tensor": "0.1", "nan": "nan", "text": "a,b", "flag": "True"}
+    assert table(tmp_path) == [expected]
+
+
+# a file that is already there
+
+
+def test_a_resumed_run_replaces_the_rows_it_repeats(tmp_path):
+    first = CSVLogger(tmp_path)
+    log_epochs(first, range(4), lr=0.1)
+    first.finalize("failed")
+    second = CSVLogger(tmp_path)
+    second.log_metrics({"epoch": 2, "train/loss": 9.0}, 9)
+    second.save()
+    rows = table(tmp_path)
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert rows[1]["val/loss"] == "0.33333333"
+    assert (rows[2]["train/loss"], rows[2]["val/loss"]) == ("9", "")
+
+
+def test_a_run_from_epoch_0_replaces_all_rows_and_columns(tmp_path):
+    first = CSVLogger(tmp_path)
+    log_epochs(first, range(3), lr=0.1)
+    first.save()
+    second = CSVLogger(tmp_path)
+    second.log_metrics({"epoch": 0, "other": 1.0}, 1)
+    second.save()
+    assert table(tmp_path) == [{"epoch": "0", "step": "1", "other": "1"}]
+
+
+def test_one_logger_in_two_fits_starts_over(tmp_path):
+    logger = CSVLogger(tmp_path)
+    log_epochs(logger, range(3))
+    logger.finalize("success")
+    log_epochs(logger, range(2))
+    logger.finalize("success")
+    assert [row["epoch"] for row in table(tmp_path)] == ["0", "1"]
+
+
+def test_evaluating_with_a_file_that_is_there_adds_to_its_last_row(tmp_path):
+    first = CSVLogger(tmp_path)
+    log_epochs(first, range(2))
+    first.save()
+    second = CSVLogger(tmp_path)
+    second.log_metrics({"test/loss": 7.0}, 6)
+    second.save()
+    assert [row["test/loss"] for row in table(tmp_path)] == ["", "7"]
+
+
+def test_a_line_cut_by_a_crash_is_left_out(tmp_path):
+    first = CSVLogger(tmp_path)
+    log_epochs(first, range(2))
+    first.save()
+    with open(first.path, "a") as file:
+        file.write("2,9,0.1")
+    second = CSVLogger(tmp_path)
+    log_epochs(second, [2])
+    second.save()
+    assert [row["epoch"] for row in table(tmp_path)] == ["0", "1", "2"]
+
+
+def test_a_file_somebody_deleted_is_written_again(tmp_path):
+    logger = CSVLogger(tmp_path)
+    log_epochs(logger, range(2))
+    logger.save()
+    logger.path.unlink()
+    log_epochs(logger, [2])
+    logger.save()
+    assert [row["epoch"] for row in table(tmp_path)] == ["0", "1", "2"]
+
+
+# the rest of a logger
+
+
+def test_hyperparameters_are_written_as_yaml(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_hyperparams({"lr": 0.1, "layers": (1, 2), "net": torch.nn.ReLU(), "nested": {"a": None}}, seed=3)
+    expected = {"lr": 0.1, "layers": [1, 2], "net": "ReLU()", "nested": {"a": None}, "seed": 3}
+    assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == expected
+    logger.log_hyperparams(argparse.Namespace(lr=0.2))
+    assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"lr": 0.2}
+
+
+def test_names_that_lightning_code_uses(tmp_path):
+    logger = CSVLogger(tmp_path, name="history.csv")
+    assert (logger.name, logger.version, logger.log_dir) == ("history.csv", "", str(tmp_path))
+    assert logger.root_dir == logger.save_dir == str(tmp_path)
+    assert logger.experiment is logger
+
+
+def test_other_processes_than_the_first_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "_is_first_process", lambda: False)
+    logger = CSVLogger(tmp_path)
+    log_epochs(logger, range(2))
+    logger.finalize("success")
+    logger.log_hyperparams({"lr": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+class Collecting:
+    name = "collecting"
+
+    def __init__(self):
+        self.calls = []
+
+    def log_metrics(self, metrics, step=None):
+        self.calls.append((metrics, step))
+
+    def save(self):
+        self.calls.append("save")
+
+    def finalize(self, status):
+        self.calls.append("finalize")
+
+
+def test_prefixed_loggers_nest_and_leave_the_other_open():
+    inner = Collecting()
+    logger = PrefixedLogger(PrefixedLogger(inner, "fold_0/"), "round_3/")
+    logger.log_metrics({"epoch": 1, "loss": 2.0}, 5)
+    logger.log_hyperparams({"lr": 1})
+    logger.finalize("success")
+    assert inner.calls == [({"fold_0/round_3/epoch": 1, "fold_0/round_3/loss": 2.0}, 5), "save"]
+    assert logger.name == "collecting"
+    with pytest.raises(AttributeError):
+        logger.nothing  # noqa: B018
+
+
+def test_a_real_fit_writes_one_row_an_epoch(tmp_path):
+    from torchloops.testing import TinyClassifier, random_loader
+    from torchloops.trainer import Trainer
+
+    torch.set_num_threads(1)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        default_root_dir=tmp_path,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(TinyClassifier(), random_loader(), random_loader(seed=1))
+    rows = table(tmp_path)
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "3"), ("1", "6"), ("2", "9")]
+    assert set(rows[0]) == {"epoch", "step", "train/loss", "val/loss", "val/accuracy"}
+    assert all(value for row in rows for value in row.values())
