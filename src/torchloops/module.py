@@ -77,12 +77,14 @@ class LoopModule(nn.Module):
     @property
     def current_epoch(self) -> int:
         """Epochs finished in the run; 0 without a Trainer."""
-        return self._trainer.current_epoch if self.__dict__.get("_trainer") else 0
+        trainer = self.__dict__.get("_trainer")
+        return trainer.current_epoch if trainer else 0
 
     @property
     def global_step(self) -> int:
         """Optimizer steps taken in the run; 0 without a Trainer."""
-        return self._trainer.global_step if self.__dict__.get("_trainer") else 0
+        trainer = self.__dict__.get("_trainer")
+        return trainer.global_step if trainer else 0
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +106,7 @@ class LoopModule(nn.Module):
     @property
     def hparams(self) -> Any:
         """The arguments kept by `save_hyperparameters`: a dict whose keys are attributes too."""
-        return _AttributeDict(self._hparams)
+        return _AttributeDict(self.__dict__.get("_hparams", {}))
 
     def save_hyperparameters(self, *names: str, ignore: Any = ()) -> None:
         """Keep the constructor's arguments in ``self.hparams`` and in checkpoints.
@@ -198,7 +200,7 @@ class LoopModule(nn.Module):
 
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         try:
-            module = cls(**{**checkpoint.get("hyper_parameters", {}), **kwargs})
+            module: Any = cls(**{**checkpoint.get("hyper_parameters", {}), **kwargs})
         except TypeError as error:
             raise CheckpointError(
                 f"{cls.__name__} cannot be built from {checkpoint_path}: {error}. Give the missing arguments to "
@@ -224,7 +226,7 @@ _LENT = (
 )  # fmt: skip
 
 
-def attach_module(module: nn.Module, trainer: Trainer) -> None:
+def attach_module(module: nn.Module, trainer: Any) -> None:
     """Connect a module to ``trainer``; one that is no `LoopModule` is lent the methods it would have."""
     for part in module.modules():
         if isinstance(part, LoopModule):
@@ -233,7 +235,7 @@ def attach_module(module: nn.Module, trainer: Trainer) -> None:
             for name in _LENT:
                 part.__dict__[name] = MethodType(getattr(LoopModule, name), part)
             if isinstance(getattr(type(part), "trainer", None), property):
-                part.trainer = trainer  # type: ignore[assignment]
+                part.trainer = trainer
             else:
                 part.__dict__["trainer"] = trainer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def seed_everything(seed: int | None = None, workers: bool = False) -> int:
 def random_state() -> dict[str, Any]:
     """The states of Python's, numpy's and torch's generators, as data a safe load accepts."""
     version, keys, gauss = random.getstate()
-    name, vector, position, has_gauss, cached = np.random.get_state(legacy=True)
+    name, vector, position, has_gauss, cached = cast(tuple[str, Any, int, int, float], np.random.get_state())
     return {
         "python": [version, list(keys), gauss],
         "numpy": [name, torch.from_numpy(vector.astype(np.int64)), position, has_gauss, cached],

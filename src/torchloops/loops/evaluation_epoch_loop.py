@@ -24,10 +24,6 @@ class EvaluationEpochLoop(Loop):
 
     resumes_inside = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._bound: _BoundEvaluation | None = None
-
     @property
     def done(self) -> bool:
         return self.progress.current >= self._bound.num_batches
@@ -65,9 +61,16 @@ class _BoundEvaluation:
     """What the batches of one loader need, looked up once when it starts."""
 
     __slots__ = (
-        "keep", "move", "next_batch", "num_batches", "on_batch_end", "on_batch_start", "results", "step",
+        "keep",
+        "move",
+        "next_batch",
+        "num_batches",
+        "on_batch_end",
+        "on_batch_start",
+        "results",
+        "step",
         "takes_loader",
-    )  # fmt: skip
+    )
 
     def __init__(self, trainer: Any, batches: Batches, dataloader_idx: int) -> None:
         run, stage = trainer.run, "validate" if trainer.sanity_checking else trainer.state.stage

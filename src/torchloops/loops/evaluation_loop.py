@@ -47,7 +47,7 @@ class EvaluationLoop(Loop):
         self.stage = stage
         self.epoch_loop: Any = EvaluationEpochLoop()
 
-    def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:  # type: ignore[override]
+    def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop over the batches of one data loader."""
         super().connect(**loops, **({} if epoch_loop is None else {"epoch_loop": epoch_loop}))
 

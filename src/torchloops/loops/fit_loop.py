@@ -32,7 +32,7 @@ class FitLoop(Loop):
         self._max_epochs = max_epochs
         self.epoch_loop: Any = TrainingEpochLoop()
 
-    def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:  # type: ignore[override]
+    def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop of an epoch."""
         super().connect(**loops, **({} if epoch_loop is None else {"epoch_loop": epoch_loop}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.loops.replacing import replace_loop
@@ -47,6 +47,13 @@ class _Plan:
     """Which optional hooks a loop defines, and which of them take the arguments of ``run``."""
 
     __slots__ = ("advance_takes_arguments", "start_takes_arguments", *_OPTIONAL_HOOKS)
+    skip: bool
+    reset: bool
+    run_context: bool
+    on_run_start: bool
+    on_advance_start: bool
+    on_advance_end: bool
+    on_run_end: bool
 
     def __init__(self, loop: Any) -> None:
         for name in _OPTIONAL_HOOKS:
@@ -105,7 +112,11 @@ class Loop:
         3
     """
 
+    progress: Progress
     _plan: _Plan
+    _trainer: Any
+    _restarting: bool
+    _bound: Any
     resumes_inside = True  # whether a run that was cut goes on where it was, or from its start
 
     def __init__(self) -> None:
@@ -337,7 +348,7 @@ class Loop:
         elif name in _OPTIONAL_HOOKS or name == "advance":
             object.__setattr__(self, "_plan", _Plan(self))
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __getattr__(self, name: str) -> Any:
         if "progress" not in self.__dict__ and not name.startswith("__"):
             raise _not_initialised(self)
         return object.__getattribute__(self, name)  # the original error, with its own message

@@ -27,10 +27,6 @@ class OptimizerLoop(Loop):
     Returns from ``run``: ``{"loss": ..., ...}``, detached; a list of them for several optimizers.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._bound: _BoundOptimizers | None = None
-
     @property
     def done(self) -> bool:
         bound = self._bound

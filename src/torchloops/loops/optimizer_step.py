@@ -34,10 +34,25 @@ class OptimizerStep:
     """
 
     __slots__ = (
-        "accumulate", "after_backward", "backward", "before_backward", "before_step", "before_zero_grad", "checked",
-        "clip", "index", "needs_closure", "no_sync", "optimizer", "output", "starts", "state", "step",
-        "training_step", "zero_grad",
-    )  # fmt: skip
+        "accumulate",
+        "after_backward",
+        "backward",
+        "before_backward",
+        "before_step",
+        "before_zero_grad",
+        "checked",
+        "clip",
+        "index",
+        "needs_closure",
+        "no_sync",
+        "optimizer",
+        "output",
+        "starts",
+        "state",
+        "step",
+        "training_step",
+        "zero_grad",
+    )
 
     def __init__(self, trainer: Trainer, index: int, training_step: Callable[..., Any], pass_index: bool) -> None:
         module, run, engine = trainer.module, trainer.run, trainer.engine

@@ -27,13 +27,10 @@ class TrainingBatchLoop(Loop):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bound: _BoundBatch | None = None
         self.optimizer_loop: Any = OptimizerLoop()
         self.manual_loop: Any = ManualLoop()
 
-    def connect(  # type: ignore[override]
-        self, optimizer_loop: Loop | None = None, manual_loop: Loop | None = None, **loops: Loop
-    ) -> None:
+    def connect(self, optimizer_loop: Loop | None = None, manual_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop for automatic optimization, the one for manual optimization, or both."""
         given = {"optimizer_loop": optimizer_loop, "manual_loop": manual_loop}
         super().connect(**loops, **{name: loop for name, loop in given.items() if loop is not None})

@@ -38,14 +38,11 @@ class TrainingEpochLoop(Loop):
         super().__init__()
         self._min_steps = min_steps
         self._max_steps = max_steps
-        self._bound: _BoundEpoch | None = None
         self.batch_loop: Any = TrainingBatchLoop()
         self.val_loop: Any = EvaluationLoop("validate")
         self._validation_is_due = False
 
-    def connect(  # type: ignore[override]
-        self, batch_loop: Loop | None = None, val_loop: Loop | None = None, **loops: Loop
-    ) -> None:
+    def connect(self, batch_loop: Loop | None = None, val_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop of a batch, the validation loop, or both."""
         given = {"batch_loop": batch_loop, "val_loop": val_loop}
         super().connect(**loops, **{name: loop for name, loop in given.items() if loop is not None})
@@ -154,10 +151,28 @@ class _BoundEpoch:
     """What the steps of an epoch need, looked up once when the epoch starts."""
 
     __slots__ = (
-        "batch", "counts_over_epochs", "has_deadline", "log_every", "log_step", "max_steps", "min_epochs",
-        "min_steps", "move", "next_batch", "num_batches", "on_batch_end", "on_batch_start", "outputs", "results", "run_batch", "schedule",
-        "state", "stopped", "total_before", "validate_every",
-    )  # fmt: skip
+        "batch",
+        "counts_over_epochs",
+        "has_deadline",
+        "log_every",
+        "log_step",
+        "max_steps",
+        "min_epochs",
+        "min_steps",
+        "move",
+        "next_batch",
+        "num_batches",
+        "on_batch_end",
+        "on_batch_start",
+        "outputs",
+        "results",
+        "run_batch",
+        "schedule",
+        "state",
+        "stopped",
+        "total_before",
+        "validate_every",
+    )
 
     def __init__(self, loop: TrainingEpochLoop, trainer: Trainer, batches: Batches) -> None:
         run = trainer.run
@@ -187,7 +202,8 @@ class _BoundEpoch:
             return self.state.is_last_batch or self.state.should_stop
         if self.counts_over_epochs:
             done += self.total_before
-        return done % self.validate_every == 0 or self.state.should_stop
+        every = self.validate_every or 1
+        return done % every == 0 or self.state.should_stop
 
 
 def _validation_interval(trainer: Trainer, val_loop: Loop, num_batches: float) -> float | None:

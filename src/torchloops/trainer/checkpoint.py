@@ -19,7 +19,7 @@ from torchloops.hooks import is_overridden
 from torchloops.seeding import random_state, restore_random_state
 
 if TYPE_CHECKING:
-    from torchloops.trainer.trainer import Trainer
+    from torchloops.trainer.lifecycle import Lifecycle
 
 __all__ = ["collect_checkpoint", "read_checkpoint", "restore_checkpoint", "write_checkpoint"]
 
@@ -28,7 +28,7 @@ _LIGHTNING_VERSION = "2.6.0"  # the layout of the keys that Lightning's own read
 _PLAIN = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
 
 
-def collect_checkpoint(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
+def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[str, Any]:
     """Everything a run needs to go on, as plain data.
 
     Keys: Lightning's (``epoch``, ``global_step``, ``state_dict``, ``optimizer_states``, ``lr_schedulers``,
@@ -126,7 +126,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     return checkpoint
 
 
-def load_weights(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+def load_weights(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     """Load the module's part of a checkpoint.
 
     Raises:
@@ -141,7 +141,7 @@ def load_weights(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         raise CheckpointError(f"The checkpoint is of another module than {type(module).__name__}: {error}") from error
 
 
-def restore_checkpoint(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     """Put a fit back to where a checkpoint was taken.
 
     Raises:
@@ -188,7 +188,7 @@ def _restore_each(what: str, targets: list[Any], states: list[Any]) -> None:
         target.load_state_dict(state)
 
 
-def _callback_states(trainer: Trainer) -> dict[str, Any]:
+def _callback_states(trainer: Lifecycle) -> dict[str, Any]:
     states = {}
     for callback in trainer.run.callbacks:
         state = _state_of(callback)
@@ -197,7 +197,7 @@ def _callback_states(trainer: Trainer) -> dict[str, Any]:
     return states
 
 
-def _restore_callbacks(trainer: Trainer, states: dict[str, Any]) -> None:
+def _restore_callbacks(trainer: Lifecycle, states: dict[str, Any]) -> None:
     for callback in trainer.run.callbacks:
         state = states.get(_callback_key(callback))
         if state:
@@ -237,7 +237,13 @@ def _plain(value: Any, path: str) -> Any:
         return os.fspath(value)
     if isinstance(value, Mapping):
         items = {key: _plain(item, f"{path}.{key}") for key, item in value.items()}
-        return type(value)(items) if type(value) in (OrderedDict, Counter) else items
+        return (
+            OrderedDict(items)
+            if isinstance(value, OrderedDict)
+            else Counter(items)
+            if isinstance(value, Counter)
+            else items
+        )
     if isinstance(value, list | tuple | set):
         items_ = [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
         return items_ if isinstance(value, list) else (tuple(items_) if isinstance(value, tuple) else set(items_))

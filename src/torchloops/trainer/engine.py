@@ -177,6 +177,7 @@ class Engine:
 
     def clip_gradients(self, optimizer: Any, value: float, algorithm: str) -> None:
         """Clip the gradients of the parameters of ``optimizer`` by ``"norm"`` or by ``"value"``."""
+        module: Any = self._wrapped or self._module
         if self.is_plain:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             if algorithm == "value":
@@ -184,11 +185,9 @@ class Engine:
             else:
                 nn.utils.clip_grad_norm_(parameters, value)
         elif algorithm == "value":
-            self.fabric.clip_gradients(self._wrapped or self._module, optimizer, clip_val=value)
+            self.fabric.clip_gradients(module, optimizer, clip_val=value)
         else:
-            self.fabric.clip_gradients(
-                self._wrapped or self._module, optimizer, max_norm=value, error_if_nonfinite=False
-            )
+            self.fabric.clip_gradients(module, optimizer, max_norm=value, error_if_nonfinite=False)
 
     def precision_state(self) -> dict[str, Any]:
         """The state of the loss scaler, if the precision has one."""

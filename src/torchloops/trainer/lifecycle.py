@@ -39,7 +39,6 @@ class Lifecycle(TrainerView):
     deterministic: bool | str
     use_distributed_sampler: bool
     default_root_dir: str | Path | None
-    _loops: dict[str, Any]
     _given: dict[str, Any]
     _overfit: list[Any] | None
     _ready_stages: list[str]
@@ -228,7 +227,7 @@ class Lifecycle(TrainerView):
         self.engine.setup_module(self.module, training=True)
         if not self.module.training:
             self.module.train()
-        for loop in loops_in(self._loops["fit_loop"]):
+        for loop in loops_in(self.fit_loop):
             loop.progress.current = loop.progress.total = 0
             loop.__dict__["_restarting"] = False
         self.run.enter_stage("train")
@@ -236,7 +235,7 @@ class Lifecycle(TrainerView):
             restore_checkpoint(self, read_checkpoint(self._resolve(ckpt_path)))
         self.call_hook("on_fit_start")
         self._sanity_check()
-        self._loops["fit_loop"].run()
+        self.fit_loop.run()
         self.call_hook("on_fit_end")
 
     def _evaluate(
@@ -285,8 +284,8 @@ class Lifecycle(TrainerView):
 
     def _sanity_check(self) -> None:
         """Try a few validation batches, leaving generators and logged values untouched."""
-        fit_loop = self._loops["fit_loop"]
-        loop = getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)
+        fit_loop = self.fit_loop
+        loop: Any = getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)
         if not self.num_sanity_val_steps or not isinstance(fit_loop, FitLoop) or not isinstance(loop, Loop):
             return
         if loop.skip or fit_loop.restarting:

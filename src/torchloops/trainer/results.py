@@ -28,9 +28,23 @@ class _Entry:
     """
 
     __slots__ = (
-        "logger", "metric", "name", "on_epoch", "on_step", "pending", "prog_bar", "reduction", "size",
-        "sizes", "step_name", "sync", "total", "value", "waiting", "weight",
-    )  # fmt: skip
+        "logger",
+        "metric",
+        "name",
+        "on_epoch",
+        "on_step",
+        "pending",
+        "prog_bar",
+        "reduction",
+        "size",
+        "sizes",
+        "step_name",
+        "sync",
+        "total",
+        "value",
+        "waiting",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -149,7 +163,7 @@ class Results:
             value = value.detach().as_subclass(Tensor)
         entry.value = value
         if entry.on_epoch:
-            size = batch_size
+            size: float | None = batch_size
             if size is None:
                 size = self.size
                 if size is None:

@@ -18,7 +18,7 @@ from torchloops.trainer.results import Results
 from torchloops.trainer.state import TrainerState
 
 if TYPE_CHECKING:
-    from torchloops.trainer.trainer import Trainer
+    from torchloops.trainer.lifecycle import Lifecycle
 
 __all__ = ["Run"]
 
@@ -51,7 +51,7 @@ class Run:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Lifecycle,
         name: str,
         directory: Path,
         state: TrainerState,

@@ -8,9 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from torchloops.errors import ConfigurationError
 from torchloops.loops import EvaluationLoop, FitLoop, Loop, PredictionLoop
-from torchloops.loops.tree import draw_tree
 from torchloops.trainer.arguments import check_limits, default_callbacks, make_limits
 from torchloops.trainer.checkpoint import collect_checkpoint, write_checkpoint
 from torchloops.trainer.engine import Engine
@@ -139,57 +137,6 @@ class Trainer(Lifecycle):
         self.validate_loop = EvaluationLoop("validate")
         self.test_loop = EvaluationLoop("test")
         self.predict_loop = PredictionLoop()
-
-    # the four loops
-
-    @property
-    def fit_loop(self) -> Any:
-        """The loop that `fit` runs."""
-        return self._loops["fit_loop"]
-
-    @fit_loop.setter
-    def fit_loop(self, loop: Loop) -> None:
-        self._set_loop("fit_loop", loop)
-
-    @property
-    def validate_loop(self) -> Any:
-        """The loop that `validate` runs; validation inside `fit` is ``fit_loop.epoch_loop.val_loop``."""
-        return self._loops["validate_loop"]
-
-    @validate_loop.setter
-    def validate_loop(self, loop: Loop) -> None:
-        self._set_loop("validate_loop", loop)
-
-    @property
-    def test_loop(self) -> Any:
-        """The loop that `test` runs."""
-        return self._loops["test_loop"]
-
-    @test_loop.setter
-    def test_loop(self, loop: Loop) -> None:
-        if isinstance(loop, EvaluationLoop):
-            loop.stage = "test"
-        self._set_loop("test_loop", loop)
-
-    @property
-    def predict_loop(self) -> Any:
-        """The loop that `predict` runs."""
-        return self._loops["predict_loop"]
-
-    @predict_loop.setter
-    def predict_loop(self, loop: Loop) -> None:
-        self._set_loop("predict_loop", loop)
-
-    def _set_loop(self, name: str, loop: Loop) -> None:
-        if not isinstance(loop, Loop):
-            hint = f" Assign an instance: {loop.__name__}(...)." if isinstance(loop, type) else ""
-            raise ConfigurationError(f"trainer.{name} takes a Loop, got {loop!r}.{hint}")
-        loop.trainer = self
-        self._loops[name] = loop
-
-    def loop_tree(self) -> str:
-        """The loops of fit, validate, test and predict as a tree with their progress, to be printed."""
-        return "\n".join(draw_tree(loop, name) for name, loop in self._loops.items())
 
     # entry points
 

@@ -1,15 +1,17 @@
-"""What a Trainer shows of its current run: read-only names that modules, callbacks and loops use."""
+"""What a Trainer shows: its loops, and of its current run the names that modules, callbacks and loops use."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from torchloops.errors import ConfigurationError
+from torchloops.loops import EvaluationLoop, Loop
+from torchloops.loops.tree import draw_tree
 from torchloops.trainer.data import Batches
 from torchloops.trainer.engine import Engine
 from torchloops.trainer.run import Run
@@ -19,16 +21,17 @@ __all__ = ["TrainerView"]
 
 
 class TrainerView:
-    """Names by which a Trainer answers questions; nothing here changes anything but ``should_stop``."""
+    """The loops of a Trainer, and the names by which it answers questions about its run."""
 
     engine: Engine
     run: Run
     datamodule: Any
     accumulate_grad_batches: int
     _module: nn.Module | None
+    _loops: dict[str, Any]
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> Any:
         """The module of the current or last run, unwrapped.
 
         Raises:
@@ -39,6 +42,57 @@ class TrainerView:
         return self._module
 
     lightning_module = model = module
+
+    # the four loops
+
+    @property
+    def fit_loop(self) -> Any:
+        """The loop that `fit` runs."""
+        return self._loops["fit_loop"]
+
+    @fit_loop.setter
+    def fit_loop(self, loop: Loop) -> None:
+        self._set_loop("fit_loop", loop)
+
+    @property
+    def validate_loop(self) -> Any:
+        """The loop that `validate` runs; validation inside `fit` is ``fit_loop.epoch_loop.val_loop``."""
+        return self._loops["validate_loop"]
+
+    @validate_loop.setter
+    def validate_loop(self, loop: Loop) -> None:
+        self._set_loop("validate_loop", loop)
+
+    @property
+    def test_loop(self) -> Any:
+        """The loop that `test` runs."""
+        return self._loops["test_loop"]
+
+    @test_loop.setter
+    def test_loop(self, loop: Loop) -> None:
+        if isinstance(loop, EvaluationLoop):
+            loop.stage = "test"
+        self._set_loop("test_loop", loop)
+
+    @property
+    def predict_loop(self) -> Any:
+        """The loop that `predict` runs."""
+        return self._loops["predict_loop"]
+
+    @predict_loop.setter
+    def predict_loop(self, loop: Loop) -> None:
+        self._set_loop("predict_loop", loop)
+
+    def _set_loop(self, name: str, loop: Loop) -> None:
+        if not isinstance(loop, Loop):
+            hint = f" Assign an instance: {loop.__name__}(...)." if isinstance(loop, type) else ""
+            raise ConfigurationError(f"trainer.{name} takes a Loop, got {loop!r}.{hint}")
+        loop.trainer = cast(Any, self)
+        self._loops[name] = loop
+
+    def loop_tree(self) -> str:
+        """The loops of fit, validate, test and predict as a tree with their progress, to be printed."""
+        return "\n".join(draw_tree(loop, name) for name, loop in self._loops.items())
 
     # counters and limits
 
@@ -114,6 +168,16 @@ class TrainerView:
     @property
     def sanity_checking(self) -> bool:
         return self.run.state.stage == "sanity_check"
+
+    @property
+    def evaluating(self) -> bool:
+        """Whether the stage is "validate" or "test"."""
+        return self.run.state.stage in ("validate", "test")
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the current training batch ends its epoch."""
+        return self.run.state.is_last_batch
 
     # optimizers
 
