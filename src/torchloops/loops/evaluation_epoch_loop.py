@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torchloops.hooks import number_of_parameters
+from torchloops.hooks import ANY_NUMBER, number_of_parameters
 from torchloops.loops.loop import Loop
 
 if TYPE_CHECKING:
@@ -79,13 +80,22 @@ class _BoundEvaluation:
         self.next_batch = batches.start_epoch(trainer.current_epoch).__next__
         self.move = trainer.batch_mover()
         self.results = run.results_for(stage)
-        self.on_batch_start = run.hooks(f"on_{word}_batch_start", last=None) or None
-        self.on_batch_end = run.hooks(f"on_{word}_batch_end", last=None) or None
-        self.step, self.takes_loader = _step(trainer, f"{word}_step")
+        self.on_batch_start = _batch_hooks(run.hooks(f"on_{word}_batch_start", last=None), takes=3)
+        self.on_batch_end = _batch_hooks(run.hooks(f"on_{word}_batch_end", last=None), takes=4)
+        self.step, self.takes_loader = _step(trainer, f"{word}_step", len(run.batches(stage)) > 1)
         self.keep: list[Any] | None = [] if stage == "predict" else None
 
 
-def _step(trainer: Any, name: str) -> tuple[Any, bool]:
+def _batch_hooks(hooks: list[Callable[..., Any]], takes: int) -> list[Callable[..., Any]] | None:
+    """The hooks, all taking the index of the data loader as their last argument; None where there are none."""
+    return [hook if number_of_parameters(hook) >= takes else _without_loader(hook) for hook in hooks] or None
+
+
+def _without_loader(hook: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: hook(*args[:-1])
+
+
+def _step(trainer: Any, name: str, several_loaders: bool) -> tuple[Any, bool]:
     """The module's step, and whether it takes the index of the data loader."""
     if not hasattr(trainer.module, name):  # a plain nn.Module predicts by its forward pass
         forward = trainer.engine.step_function("__call__")
@@ -94,4 +104,4 @@ def _step(trainer: Any, name: str) -> tuple[Any, bool]:
     step = trainer.engine.step_function(name)
     if takes == 1:
         return lambda batch, batch_idx: step(batch), False
-    return step, takes > 2
+    return step, takes > 2 and (several_loaders or takes < ANY_NUMBER)

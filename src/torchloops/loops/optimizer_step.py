@@ -47,6 +47,7 @@ class OptimizerStep:
         "no_sync",
         "optimizer",
         "output",
+        "restarts_each_time",
         "starts",
         "state",
         "step",
@@ -69,7 +70,9 @@ class OptimizerStep:
         self.before_zero_grad = run.hooks("on_before_zero_grad", last=None) or None
         self.before_backward = run.hooks("on_before_backward", last=None) or None
         self.after_backward = run.hooks("on_after_backward", last=None) or None
-        self.before_step = run.hooks("on_before_optimizer_step", last=None) or None
+        self.before_step = [*run.gradient_hooks, *run.hooks("on_before_optimizer_step", last=None)] or None
+        if self.before_step is not None and not engine.is_plain:
+            self.before_step.insert(0, engine.unscale_gradients)
         self.zero_grad = self.optimizer.zero_grad
         if is_overridden(module, "optimizer_zero_grad"):
             self.zero_grad = lambda: module.optimizer_zero_grad(
@@ -80,6 +83,7 @@ class OptimizerStep:
             self.backward = module.backward
         self.clip = _clipping(trainer, stepping)
         self.needs_closure = engine.needs_closure(self.optimizer)
+        self.restarts_each_time = self.needs_closure and self.accumulate == 1
         self.step = stepping.step
         if is_overridden(module, "optimizer_step"):
             self.needs_closure = True
@@ -89,23 +93,24 @@ class OptimizerStep:
 
     def optimize(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Compute gradients, step when due, and return ``{"loss": ...}``, detached; ``{}`` for a batch left out."""
-        due = self.accumulate == 1 or self.state.is_last_batch or (batch_idx + 1) % self.accumulate == 0
-        if self.no_sync is not None:
-            with self.no_sync(skip=not due):
-                self._optimize(batch, batch_idx, due)
-        else:
-            self._optimize(batch, batch_idx, due)
-        return self.output
-
-    def _optimize(self, batch: Any, batch_idx: int, due: bool) -> None:
+        due = self.is_due(batch_idx) if self.accumulate != 1 else True
         if due and self.needs_closure:
             self.step(partial(self.compute, batch, batch_idx, True))
             self.starts = True
-        else:
+            return self.output
+        if due or self.no_sync is None:
             self.compute(batch, batch_idx, due)
-            if due and not self.starts:
-                self.step()
-                self.starts = True
+        else:
+            with self.no_sync(skip=True):
+                self.compute(batch, batch_idx, due)
+        if due and not self.starts:
+            self.step()
+            self.starts = True
+        return self.output
+
+    def is_due(self, batch_idx: int) -> bool:
+        """Whether the batch ends an accumulation: every n-th one, and the last of the epoch."""
+        return self.state.is_last_batch or (batch_idx + 1) % self.accumulate == 0
 
     def compute(self, batch: Any, batch_idx: int, due: bool) -> Tensor | None:
         """Forward and backward pass; what a closure does."""
@@ -114,13 +119,18 @@ class OptimizerStep:
         if loss is None:
             self.output = {}
             return None
+        self.output = {"loss": loss.detach()} if output is loss else {**output, "loss": loss.detach()}
+        self.backpropagate(loss, due)
+        return loss
+
+    def backpropagate(self, loss: Tensor, due: bool) -> None:
+        """Zero the gradients where an accumulation starts, propagate ``loss``, and make them ready where it ends."""
         if not self.checked:
             _check_loss(loss)
             self.checked = True
-        self.output = {"loss": loss.detach()} if output is loss else {**output, "loss": loss.detach()}
         if self.accumulate != 1:
             loss = loss / self.accumulate
-        if self.starts or (due and self.needs_closure and self.accumulate == 1):
+        if self.starts or self.restarts_each_time:
             if self.before_zero_grad is not None:
                 _call(self.before_zero_grad, self.optimizer)
             self.zero_grad()
@@ -138,7 +148,6 @@ class OptimizerStep:
                 _call(self.before_step, self.optimizer)
             if self.clip is not None:
                 self.clip()
-        return loss
 
 
 def _call(hooks: list[Callable[..., Any]], *args: Any) -> None:

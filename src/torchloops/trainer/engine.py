@@ -41,6 +41,7 @@ class Engine:
             precision=precision,
         )
         self._wrapped: Any = None
+        self._unscaled: set[int] = set()
         self._module: nn.Module | None = None
 
     @property
@@ -153,6 +154,7 @@ class Engine:
         if self.is_plain:
             loss.backward(*args, **kwargs)
         else:
+            self._unscaled.clear()
             self.fabric.backward(loss, *args, **kwargs)
 
     @staticmethod
@@ -178,16 +180,26 @@ class Engine:
     def clip_gradients(self, optimizer: Any, value: float, algorithm: str) -> None:
         """Clip the gradients of the parameters of ``optimizer`` by ``"norm"`` or by ``"value"``."""
         module: Any = self._wrapped or self._module
-        if self.is_plain:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            if algorithm == "value":
-                nn.utils.clip_grad_value_(parameters, value)
-            else:
-                nn.utils.clip_grad_norm_(parameters, value)
-        elif algorithm == "value":
+        by_value = algorithm == "value"
+        if self.is_plain or self._scaler is not None:
+            self.unscale_gradients(optimizer)
+            clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+            clip([parameter for group in optimizer.param_groups for parameter in group["params"]], value)
+        elif by_value:
             self.fabric.clip_gradients(module, optimizer, clip_val=value)
         else:
             self.fabric.clip_gradients(module, optimizer, max_norm=value, error_if_nonfinite=False)
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.fabric._precision, "scaler", None)
+
+    def unscale_gradients(self, optimizer: Any) -> None:
+        """Undo the loss scaling on the gradients of an optimizer, once a step, where the precision scales."""
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # Fabric's wrapper has it inside
+        if self._scaler is not None and id(optimizer) not in self._unscaled:
+            self._unscaled.add(id(optimizer))
+            self.fabric._precision.unscale_gradients(optimizer)
 
     def precision_state(self) -> dict[str, Any]:
         """The state of the loss scaler, if the precision has one."""

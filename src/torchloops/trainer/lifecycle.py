@@ -190,6 +190,7 @@ class Lifecycle(TrainerView):
 
     def _begin_run(self, name: str) -> None:
         """A new run for a fit; validate, test and predict go on with the last one."""
+        self.run.state.fn = name
         if name == "fit":
             self._fresh_callbacks = _copies(self._configured_callbacks)
             directory = self.engine.broadcast(find_directory(self.default_root_dir))

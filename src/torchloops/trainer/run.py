@@ -46,6 +46,8 @@ class Run:
 
     Attributes:
         status: "success", or "failed" after an error, as loggers are told at the end.
+        gradient_hooks: functions of an optimizer that loops add; called on its gradients, unscaled, before
+            ``on_before_optimizer_step`` and clipping. Add them before the first batch.
         hiddens: hidden states between the time splits of a batch, by optimizer index.
     """
 
@@ -69,6 +71,7 @@ class Run:
         self._bar_values: dict[str, torch.Tensor] = {}
         self.pending_data_state: dict[str, Any] | None = None
         self.hiddens: dict[int, Any] = {}
+        self.gradient_hooks: list[Callable[[Any], None]] = []
         self.status = "success"
         self._results: dict[str, Results] = {}
         self._batches: dict[str, list[Batches]] = {}

@@ -35,6 +35,7 @@ class TrainerState:
         current_epoch: epochs finished, hooks included; during an epoch its index, from 0.
         global_step: optimizer steps taken, over all optimizers and time splits.
         should_stop: set it to end the fit after the current batch.
+        fn: the entry point that runs: "fit", "validate", "test" or "predict".
         stage: "train", "validate", "test", "predict", "sanity_check" or None between runs.
         batch_idx: index of the training batch in its epoch.
         is_last_batch: the training batch ends its epoch.
@@ -43,6 +44,7 @@ class TrainerState:
     current_epoch: int = 0
     global_step: int = 0
     should_stop: bool = False
+    fn: str | None = None
     stage: str | None = None
     batch_idx: int = 0
     is_last_batch: bool = False
@@ -52,7 +54,7 @@ class TrainerState:
 
     def fresh(self) -> TrainerState:
         """The state of a new run under the same limits."""
-        return TrainerState(limits=replace(self.limits))
+        return TrainerState(fn=self.fn, limits=replace(self.limits))
 
     @property
     def seconds(self) -> float:
