@@ -63,8 +63,7 @@ def _by_name(name: str, query_size: int) -> Heuristic:
     if known is None:
         names = [*HEURISTICS, *_BAAL_NAMES]
         raise ConfigurationError(
-            f"There is no heuristic {name!r}; there are {', '.join(sorted(names))}."
-            + did_you_mean(name, names)
+            f"There is no heuristic {name!r}; there are {', '.join(sorted(names))}." + did_you_mean(name, names)
         )
     if known in HEURISTICS:
         return HEURISTICS[known]()
@@ -165,7 +164,7 @@ def _sampled_scores(heuristic: Any, predictions: np.ndarray) -> np.ndarray:
         if not scores.any():
             scores = np.ones_like(scores)
     shares = np.clip(np.asarray(heuristic._make_distribution(scores.copy()), dtype=np.float64), 1e-300, None)
-    noise = -np.log(-np.log(np.random.uniform(1e-300, 1, len(shares))))  # noqa: NPY002 - seeded by the caller
+    noise = -np.log(-np.log(np.random.uniform(1e-300, 1, len(shares))))
     return np.log(shares) + noise
 
 

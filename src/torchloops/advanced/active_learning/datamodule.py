@@ -132,9 +132,7 @@ class ActiveLearningDataModule(DataModule):
     @cached_property
     def truth(self) -> MaskedTruth:
         """Who knows the labels: ``truth(sample_ids)``."""
-        targets = (
-            getattr(self.labelled, "targets", None) if hasattr(self.labelled, "train_dataloader") else None
-        )
+        targets = getattr(self.labelled, "targets", None) if hasattr(self.labelled, "train_dataloader") else None
         return MaskedTruth(self.source.train, targets)
 
     @cached_property
@@ -252,18 +250,12 @@ class ActiveLearningDataModule(DataModule):
             return self._labelled_loader("test", "test_dataloader")
         from torch.utils.data import DataLoader
 
-        return DataLoader(
-            self.test_dataset, batch_size=self.source.batch_size, collate_fn=self.source.collate_fn
-        )
+        return DataLoader(self.test_dataset, batch_size=self.source.batch_size, collate_fn=self.source.collate_fn)
 
     def predict_dataloader(self) -> Any:
         """The labelled module's prediction data; where it has none, the inputs of the pool in order of ids."""
         own = self._labelled_loader("predict", "predict_dataloader")
-        return (
-            own
-            if own is not None
-            else self.source.pool_loader(self.pool_ids, self._pool_batch, with_ids=False)
-        )
+        return own if own is not None else self.source.pool_loader(self.pool_ids, self._pool_batch, with_ids=False)
 
     def pool_dataloader(self) -> Any:
         """Batches ``(sample_ids, inputs)`` of the pool, with evaluation transforms and without labels."""

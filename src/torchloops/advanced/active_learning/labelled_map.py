@@ -135,9 +135,7 @@ class LabelledMap:
         share = seconds / max(len(ids), 1)
         for rank, (sample_id, score, prediction, label) in enumerate(zip(ids, *columns, strict=True)):
             value = None if score is None else float(score)
-            self._records[sample_id] = LabelRecord(
-                sample_id, round, rank, source, value, prediction, label, share
-            )
+            self._records[sample_id] = LabelRecord(sample_id, round, rank, source, value, prediction, label, share)
         self._pool = None
 
     def _check(self, ids: list[int]) -> None:
@@ -204,9 +202,7 @@ class LabelledMap:
 
         baal_dataset = import_baal("dataset", "LabelledMap.to_baal")
         ids = [i for i in range(self.num_samples) if i not in self.excluded]
-        steps = np.array(
-            [self._records[i].round + 2 if i in self._records else 0 for i in ids], dtype=np.int64
-        )
+        steps = np.array([self._records[i].round + 2 if i in self._records else 0 for i in ids], dtype=np.int64)
         if self.excluded:
             from torch.utils.data import Subset
 

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from torchloops.advanced.active_learning.datamodule import ActiveLearningDataModule
-from torchloops.advanced.active_learning.heuristics import Random
 from torchloops.advanced.active_learning.labelled_map import LabelRecord
+from torchloops.advanced.active_learning.querying import PoolQuery
 from torchloops.advanced.active_learning.records import new_round, note_query, queries_table, rounds_table
-from torchloops.advanced.active_learning.scoring import PoolScores, check_draws_differ, score_ids, score_pool
-from torchloops.advanced.active_learning.seeds import derive_seed
 from torchloops.errors import ConfigurationError
 from torchloops.loops.loop import Loop
 
@@ -154,18 +152,18 @@ class ActiveLearningLoop(Loop):
 
     def on_run_start(self) -> None:
         if "fit_loop" not in vars(self):
-            raise ConfigurationError(
-                "ActiveLearningLoop trains nothing yet. Call loop.connect(trainer.fit_loop)."
-            )
+            raise ConfigurationError("ActiveLearningLoop trains nothing yet. Call loop.connect(trainer.fit_loop).")
         if self._saved is not None:
             self.datamodule.load_state_dict(self._saved)
             self._saved = None
-        check_draws_differ(
-            self.trainer.module, self.datamodule.pool_dataloader(), self.datamodule.heuristic, **self._forward
-        )
+        self._pool_query.check()
         self._records = self.datamodule.labelled_map.records
         if self._start is None:
             self._start = self.trainer.snapshot()
+
+    def on_advance_start(self) -> None:
+        if self.restarting:
+            self.fit_loop.restarting = False  # a round that was cut is trained again from its beginning
 
     def advance(self) -> None:
         if self._rows and self._rows[-1]["n_queried"] == 0:
@@ -205,49 +203,23 @@ class ActiveLearningLoop(Loop):
 
     # asking
 
-    def _query(self, row: dict[str, Any]) -> None:
-        data, start = self.datamodule, perf_counter()
-        pool = self._score()
-        wanted = (
-            data.query_size if self.budget is None else min(data.query_size, self.budget - data.n_labelled)
-        )
-        seconds = perf_counter() - start
-        best = pool.best(wanted)
-        seconds_label = data.label(best)
-        self._records = data.labelled_map.records
-        note_query(row, pool, len(best.sample_ids), seconds, seconds_label)
-
-    def _score(self) -> PoolScores:
-        data = self.datamodule
-        seed = derive_seed(data.seed, "round", data.round)
-        heuristic = data.heuristic if data.n_labelled else Random()
-        if not heuristic.needs_predictions:
-            return score_ids(data.pool_ids, heuristic, seed)
-        batches = data.pool_dataloader()
-        return score_pool(
-            self.trainer.module,
-            batches,
-            heuristic,
-            draws=self.inference_iteration,
-            seed=seed,
-            **self._forward,
-        )
-
     @property
-    def _forward(self) -> dict[str, Any]:
-        trainer = self.trainer
-        return {
-            "to_device": trainer.to_device,
-            "autocast": trainer.autocast,
-            "to_probabilities": self.to_probabilities,
-        }
+    def _pool_query(self) -> PoolQuery:
+        return PoolQuery(self.trainer, self.datamodule, self.inference_iteration, self.to_probabilities)
+
+    def _query(self, row: dict[str, Any]) -> None:
+        start, query = perf_counter(), self._pool_query
+        pool = query.score()
+        best = query.best(pool, self.budget)
+        seconds = perf_counter() - start
+        seconds_label = self.datamodule.label(best)
+        self._records = self.datamodule.labelled_map.records
+        note_query(row, pool, len(best.sample_ids), seconds, seconds_label)
 
     # state
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        attached = self._trainer is not None and isinstance(
-            self._trainer.datamodule, ActiveLearningDataModule
-        )
+        attached = self._trainer is not None and isinstance(self._trainer.datamodule, ActiveLearningDataModule)
         return {
             "rows": [dict(row) for row in self._rows],
             "start": None if self._start is None else self._start.state_dict(),

@@ -31,9 +31,7 @@ def new_round(
     return row | {name: float(value) for name, value in metrics.items()}
 
 
-def note_query(
-    row: dict[str, Any], pool: PoolScores, asked: int, seconds_query: float, seconds_label: float
-) -> None:
+def note_query(row: dict[str, Any], pool: PoolScores, asked: int, seconds_query: float, seconds_label: float) -> None:
     """Add to a round's row what was asked at its end."""
     row["n_queried"] = asked
     row["score_mean"] = float(pool.scores.mean())
@@ -55,9 +53,7 @@ def queries_table(records: Iterable[LabelRecord]) -> pd.DataFrame:
     """One row a label, in the order in which they were given; initial labels have round -1."""
     import pandas as pd
 
-    rows = [
-        (r.round, r.rank, r.sample_id, r.score, r.prediction, r.label, r.source, r.seconds) for r in records
-    ]
+    rows = [(r.round, r.rank, r.sample_id, r.score, r.prediction, r.label, r.source, r.seconds) for r in records]
     table = pd.DataFrame(rows, columns=list(_QUERY_COLUMNS))
     whole = dict.fromkeys(("prediction", "label"), "Int64")  # whole numbers with gaps
     return table.astype({"score": "float64", "seconds": "float64", **whole})

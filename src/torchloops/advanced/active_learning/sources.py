@@ -52,9 +52,7 @@ class Source:
             **shuffle,
         )
 
-    def pool_loader(
-        self, sample_ids: Sequence[int], batch_size: int, with_ids: bool = True
-    ) -> DataLoader[Any]:
+    def pool_loader(self, sample_ids: Sequence[int], batch_size: int, with_ids: bool = True) -> DataLoader[Any]:
         """Batches ``(sample_ids, inputs)``, or ``inputs``, without labels."""
         collate: Any = _PoolCollate(self.collate_fn, with_ids)
         return DataLoader(
@@ -135,9 +133,7 @@ def _single_loader(labelled: Any) -> DataLoader[Any]:
 
 
 def _check_map_style(dataset: Any) -> None:
-    if isinstance(dataset, IterableDataset) or not (
-        hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-    ):
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise DataError(
             f"{type(dataset).__name__} has no sample ids: active learning needs a data set with len(dataset) "
             "and dataset[i]. Give a map-style data set, or a data module whose train_dataloader has one."

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchloops.errors import ConfigurationError
 
 __all__ = ["StochasticForward", "class_probabilities", "mc_dropout"]
 
+_FOLDED_SAMPLES = 256  # larger folded batches leave the cache: measured twice as slow as a loop
 _DRAWS_AT_ONCE = 32  # more are done in turns, so that memory does not grow with the number of draws
 
 
@@ -60,9 +62,7 @@ class StochasticForward:
         to_probabilities: turns the model's output into probabilities; default: `class_probabilities`.
     """
 
-    def __init__(
-        self, module: nn.Module, draws: int, to_probabilities: Callable[[Any], Tensor] | None = None
-    ) -> None:
+    def __init__(self, module: nn.Module, draws: int, to_probabilities: Callable[[Any], Tensor] | None = None) -> None:
         self.module = module
         self.draws = draws
         self.to_probabilities = to_probabilities or class_probabilities
@@ -79,9 +79,7 @@ class StochasticForward:
         while len(self._ways) > 1:
             try:
                 return self._ways[0](inputs)
-            except (
-                Exception
-            ):  # whatever a model does that this way cannot do; the last way shows a true error
+            except Exception:  # whatever a model does that this way cannot do; the last way shows a true error
                 self._ways.pop(0)
         return self._ways[0](inputs)
 
@@ -97,21 +95,26 @@ class StochasticForward:
 
     def _folded(self, inputs: Any) -> Tensor:
         parts = []
-        for start in range(0, self.draws, _DRAWS_AT_ONCE):
-            count = min(_DRAWS_AT_ONCE, self.draws - start)
-            sizes: set[int] = set()
-            folded = tree_map_only(Tensor, lambda tensor: _repeat(tensor, count, sizes), inputs)  # noqa: B023
-            parts.append(self._answer(folded).unflatten(0, (count, sizes.pop())).movedim(0, -1))
+        size = _batch_size(inputs)
+        at_once = max(1, _FOLDED_SAMPLES // size)
+        for start in range(0, self.draws, at_once):
+            count = min(at_once, self.draws - start)
+            folded = tree_map_only(Tensor, partial(_repeat, count=count), inputs)
+            parts.append(self._answer(folded).unflatten(0, (count, size)).movedim(0, -1))
         return torch.cat(parts, -1).contiguous()
 
     def _looped(self, inputs: Any) -> Tensor:
         return torch.stack([self._answer(inputs) for _ in range(self.draws)], -1)
 
 
-def _repeat(tensor: Tensor, count: int, sizes: set[int]) -> Tensor:
-    sizes.add(len(tensor))
-    if len(sizes) > 1:
-        raise ValueError("the input's tensors differ in their first dimension")
+def _batch_size(inputs: Any) -> int:
+    sizes = {len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
+    if len(sizes) != 1:
+        raise ValueError(f"expected tensors of one batch size, got {sorted(sizes)}")
+    return sizes.pop()
+
+
+def _repeat(tensor: Tensor, count: int) -> Tensor:
     return tensor.expand(count, *tensor.shape).flatten(0, 1)
 
 
@@ -126,11 +129,7 @@ def class_probabilities(output: Any) -> Tensor:
         ConfigurationError: the output is no tensor of two or more dimensions.
     """
     if not isinstance(output, Tensor) or output.ndim < 2:
-        what = (
-            f"a tensor of shape {tuple(output.shape)}"
-            if isinstance(output, Tensor)
-            else type(output).__name__
-        )
+        what = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ConfigurationError(
             f"The pool cannot be scored: the model returned {what}; expected logits or probabilities of "
             "shape (batch, n_classes, ...). Give ActiveLearningLoop(to_probabilities=...)."
