@@ -160,7 +160,7 @@ def test_batch_norm_statistics_are_not_touched():
 
 
 def generator_states():
-    numpy_state = np.random.get_state()[1].tolist()  # noqa: NPY002
+    numpy_state = np.random.get_state()[1].tolist()
     return random.getstate(), numpy_state, torch.get_rng_state().tolist()
 
 

@@ -122,7 +122,7 @@ def test_initial_labels_depend_on_the_seed_only():
     drawn = []
     for global_seed in (0, 1):
         torch.manual_seed(global_seed)
-        np.random.seed(global_seed)  # noqa: NPY002
+        np.random.seed(global_seed)
         drawn.append(make_data().labelled_ids)
     assert drawn[0] == drawn[1] != make_data(seed=1).labelled_ids
 

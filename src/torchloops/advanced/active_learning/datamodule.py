@@ -241,7 +241,7 @@ class ActiveLearningDataModule(DataModule):
     def val_dataloader(self) -> Any:
         """The validation split with evaluation transforms, or the labelled module's validation data."""
         if self.val_split is None:
-            return self._labelled_loader("validate", "val_dataloader")
+            return self._labelled_loader("fit", "val_dataloader")
         return self.source.loader(self.val_ids)
 
     def test_dataloader(self) -> Any:
@@ -292,7 +292,7 @@ class ActiveLearningDataModule(DataModule):
     def _draw_validation(self) -> list[int]:
         if self.val_split is None:
             return []
-        if self._labelled_loader("validate", "val_dataloader") is not None:
+        if self._labelled_loader("fit", "val_dataloader") is not None:
             raise ConfigurationError(
                 f"val_split={self.val_split} was given, but the labelled data module has validation data of "
                 "its own. Leave val_split out, or give a data module without validation data."
