@@ -81,11 +81,11 @@ class EvaluationLoop(Loop):
         trainer, word = self.trainer, HOOK_WORDS[self.stage]
         if not trainer.sanity_checking:
             trainer.run.enter_stage(self.stage)
-        trainer.call_hook(f"on_{word}_start")
         if is_overridden(trainer.module, f"on_{word}_model_eval"):
             trainer.call_hook(f"on_{word}_model_eval")
         else:
             trainer.module.eval()
+        trainer.call_hook(f"on_{word}_start")
         trainer.call_hook(f"on_{word}_epoch_start")
 
     def advance(self) -> None:

@@ -59,9 +59,12 @@ class FitLoop(Loop):
         trainer, state = self.trainer, self.trainer.state
         if self._is_inside_epoch:
             return False  # an epoch was cut: it is finished first
-        if self.max_epochs != -1 and state.current_epoch >= self.max_epochs:
+        epochs = max(state.current_epoch, self.progress.total)  # the latter rises also if on_advance_end is overridden
+        if self.max_epochs != -1 and epochs >= self.max_epochs:
             return True
-        if trainer.max_steps != -1 and state.global_step >= trainer.max_steps:
+        max_steps = getattr(self.epoch_loop, "max_steps", None)
+        max_steps = trainer.max_steps if max_steps is None else max_steps
+        if max_steps != -1 and state.global_step >= max_steps:
             return True
         return state.out_of_time or state.stop_requested(self.min_epochs, trainer.min_steps)
 
@@ -85,6 +88,7 @@ class FitLoop(Loop):
         if every and epoch and epoch % every == 0:
             trainer.run.reload("train")
             trainer.run.reload("validate")
+        trainer.state.in_epoch = True
         if not self._is_inside_epoch:
             trainer.call_hook("on_train_epoch_start")
 
@@ -97,15 +101,17 @@ class FitLoop(Loop):
         self.epoch_loop.run(self.trainer.train_batches)
 
     def on_advance_end(self) -> None:
-        trainer, run = self.trainer, self.trainer.run
+        run = self.trainer.run
         for hook in run.hooks("on_train_epoch_end"):
             hook()
         _, logged = run.close_epoch("train")
         run.step_schedulers("epoch")
         run.send_to_loggers(logged)
+        run.save_loggers()
         for hook in run.hooks("on_train_epoch_end", last=True):
             hook()
-        trainer.state.current_epoch += 1
+        run.state.in_epoch = False
+        run.state.current_epoch += 1
 
     def on_run_end(self) -> None:
         self.trainer.call_hook("on_train_end")

@@ -46,7 +46,7 @@ class Progress:
 class _Plan:
     """Which optional hooks a loop defines, and which of them take the arguments of ``run``."""
 
-    __slots__ = ("advance_takes_arguments", "start_takes_arguments", *_OPTIONAL_HOOKS)
+    __slots__ = ("advance_takes_arguments", "run_start_takes_arguments", "start_takes_arguments", *_OPTIONAL_HOOKS)
     skip: bool
     reset: bool
     run_context: bool
@@ -60,6 +60,7 @@ class _Plan:
             setattr(self, name, _is_defined(loop, name))
         self.advance_takes_arguments = _takes_arguments(loop, "advance")
         self.start_takes_arguments = _takes_arguments(loop, "on_advance_start")
+        self.run_start_takes_arguments = _takes_arguments(loop, "on_run_start")
 
 
 def _is_defined(loop: Any, name: str) -> bool:
@@ -95,8 +96,8 @@ class Loop:
 
     ``StopIteration`` raised in ``on_advance_start`` or ``advance`` by the loop itself ends the loop:
     ``on_advance_end`` is left out, ``on_run_end`` runs. One that escapes from a module, a callback or a data
-    set is an error. An ``advance`` or ``on_advance_start`` without parameters is called without arguments,
-    whatever the loop above passes.
+    set is an error. An ``advance``, ``on_advance_start`` or ``on_run_start`` without parameters is called without
+    arguments, whatever the loop above passes.
 
     Example:
         >>> class Countdown(Loop):
@@ -200,7 +201,10 @@ class Loop:
         if plan.reset:
             self.reset()
         if plan.on_run_start:
-            self.on_run_start(*args, **kwargs)
+            if plan.run_start_takes_arguments:
+                self.on_run_start(*args, **kwargs)
+            else:
+                self.on_run_start()
         try:
             while not self.done:
                 if plan.on_advance_start:

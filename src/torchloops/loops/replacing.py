@@ -21,8 +21,8 @@ def replace_loop(root: Loop, path: str, new: Loop | type[Loop]) -> Loop:
     *above, name = path.split(".")
     parent = _find(root, above)
     old = _child(parent, name)
+    _check_is_loop(new, path)
     loop = _build(new, old) if isinstance(new, type) else new
-    _check_is_loop(loop, path)
     _keep_children(old, loop)
     _put(parent, name, loop)
     return old
@@ -58,16 +58,18 @@ def _put(parent: Any, name: str, loop: Loop) -> None:
         setattr(parent, name, loop)
 
 
-def _check_is_loop(loop: Any, path: str) -> None:
+def _check_is_loop(new: Any, path: str) -> None:
     from torchloops.loops.loop import Loop
 
-    if not isinstance(loop, Loop):
-        raise ConfigurationError(f"replace({path}=...) expects a Loop class or instance, got {loop!r}.")
+    if not (issubclass(new, Loop) if isinstance(new, type) else isinstance(new, Loop)):
+        raise ConfigurationError(f"replace({path}=...) expects a Loop class or instance, got {new!r}.")
 
 
 def _build(cls: type[Loop], old: Loop) -> Loop:
     """An instance of ``cls`` with the constructor arguments of ``old`` that it takes, by name."""
     known = constructor_arguments(old)
+    if not issubclass(cls, type(old)):  # it cannot know what None stands for in the old loop
+        known = {name: _in_force(old, name, value) for name, value in known.items()}
     arguments, missing = {}, []
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind in _POSITIONAL:
@@ -93,6 +95,11 @@ def constructor_arguments(loop: Loop) -> dict[str, Any]:
                 arguments[name] = vars(loop)[attribute]
                 break
     return arguments
+
+
+def _in_force(loop: Loop, name: str, value: Any) -> Any:
+    """What an argument left at None stands for, for instance a limit of the Trainer; None without a Trainer."""
+    return getattr(loop, name, None) if value is None and loop._trainer is not None else value
 
 
 def _keep_children(old: Loop, new: Loop) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError
+from torchloops.hooks import is_overridden
 from torchloops.trainer.data import number_of_batches
 from torchloops.trainer.state import Limits
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from torchloops.trainer.trainer import Trainer
 
 __all__ = [
+    "callback_key",
     "check_limits",
+    "check_state_keys",
     "default_callbacks",
     "default_loggers",
     "find_directory",
@@ -106,6 +109,28 @@ def default_callbacks(callbacks: Any, progress_bar: bool, checkpointing: bool, f
     if fast:
         found = [callback for callback in found if not isinstance(callback, EarlyStopping | ModelCheckpoint)]
     return found
+
+
+def check_state_keys(callbacks: list[Any]) -> None:
+    """Refuse callbacks whose states a checkpoint could not tell apart.
+
+    Raises:
+        ConfigurationError: two callbacks with a state have the same ``state_key``.
+    """
+    seen = set()
+    for callback in callbacks:
+        key = callback_key(callback)
+        if key in seen and is_overridden(callback, "state_dict"):
+            raise ConfigurationError(
+                f"Two callbacks have the state_key {key!r}, so a checkpoint could hold the state of only one. "
+                "Leave one out, or define `state_key` on them."
+            )
+        seen.add(key)
+
+
+def callback_key(callback: Any) -> str:
+    """The name under which a checkpoint holds the state of a callback."""
+    return getattr(callback, "state_key", type(callback).__qualname__)
 
 
 def default_loggers(logger: Any, directory: Path) -> list[Any]:

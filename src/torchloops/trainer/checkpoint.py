@@ -17,6 +17,7 @@ import torch
 from torchloops.errors import CheckpointError, ConfigurationError
 from torchloops.hooks import is_overridden
 from torchloops.seeding import random_state, restore_random_state
+from torchloops.trainer.arguments import callback_key
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
@@ -157,9 +158,10 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
         if is_overridden(callback, "on_load_checkpoint"):
             callback.on_load_checkpoint(trainer, trainer.module, checkpoint)
     load_weights(trainer, checkpoint)
-    _restore_each("optimizers", trainer.optimizers, checkpoint["optimizer_states"])
-    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    _restore_each("learning-rate schedulers", schedulers, checkpoint["lr_schedulers"])
+    if checkpoint["optimizer_states"]:  # none: no loop had asked for the optimizers, as in an outer loop's own run
+        _restore_each("optimizers", trainer.optimizers, checkpoint["optimizer_states"])
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        _restore_each("learning-rate schedulers", schedulers, checkpoint["lr_schedulers"])
     trainer.engine.load_precision_state(checkpoint["precision"])
     _restore_callbacks(trainer, checkpoint["callbacks"])
     if checkpoint["datamodule"] and hasattr(trainer.datamodule, "load_state_dict"):
@@ -193,19 +195,15 @@ def _callback_states(trainer: Lifecycle) -> dict[str, Any]:
     for callback in trainer.run.callbacks:
         state = _state_of(callback)
         if state:
-            states[_callback_key(callback)] = state
+            states[callback_key(callback)] = state
     return states
 
 
 def _restore_callbacks(trainer: Lifecycle, states: dict[str, Any]) -> None:
     for callback in trainer.run.callbacks:
-        state = states.get(_callback_key(callback))
+        state = states.get(callback_key(callback))
         if state:
             callback.load_state_dict(state)
-
-
-def _callback_key(callback: Any) -> str:
-    return getattr(callback, "state_key", type(callback).__qualname__)
 
 
 def _state_of(owner: Any) -> Any:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.seeding import random_state, restore_random_state
@@ -33,6 +33,8 @@ class Batches:
     def __init__(self, loader: Any, limit: float | int | None = None) -> None:
         self.loader = loader
         self.num_batches = number_of_batches(loader, limit)
+        self._limited = limit is not None and self.num_batches < number_of_batches(loader)
+        self._next_epoch = 0
         self.last = False
         self._iterator: Iterator[Any] = iter(())
         self._epoch_start: dict[str, Any] | None = None
@@ -41,7 +43,7 @@ class Batches:
         return int(self.num_batches)
 
     def __iter__(self) -> Batches:
-        self.start_epoch(0)
+        self.start_epoch(self._next_epoch)
         return self
 
     def __next__(self) -> Any:
@@ -55,6 +57,7 @@ class Batches:
             skip: batches to leave out, those an earlier process has had.
         """
         self.last = False
+        self._next_epoch = epoch + 1
         for owner in (
             self.loader,
             *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler")),
@@ -69,6 +72,14 @@ class Batches:
             iterator = iter(self.loader)
         self._iterator = iterator if self.num_batches < float("inf") else self._look_ahead(iterator)
         return self._iterator
+
+    def end_epoch(self) -> None:
+        """Exhaust the iterator of a whole epoch, as a ``for`` statement does.
+
+        Samplers draw their last random numbers then, and workers stop.
+        """
+        if not self._limited:
+            next(self._iterator, None)
 
     def state_dict(self) -> dict[str, Any]:
         """The generators as they were when the epoch began."""
@@ -107,10 +118,11 @@ def _skip_batches(loader: Any, skip: int) -> Iterator[Any]:
         next(islice(iterator, skip - 1, skip), None)
         return iterator
     torch.empty((), dtype=torch.int64).random_(generator=loader.generator)  # the seed an iterator draws for workers
-    remaining = list(loader.batch_sampler)[skip:]
+    indices = iter(loader.batch_sampler)
+    next(islice(indices, skip - 1, skip), None)
     rest = DataLoader(
         loader.dataset,
-        batch_sampler=remaining,
+        batch_sampler=_Rest(indices),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
@@ -120,6 +132,16 @@ def _skip_batches(loader: Any, skip: int) -> Iterator[Any]:
         prefetch_factor=loader.prefetch_factor,
     )
     return iter(rest)
+
+
+class _Rest(Sampler[Any]):
+    """What is left of an iterator over batches of indices, drawn as it is asked for."""
+
+    def __init__(self, rest: Iterator[Any]) -> None:
+        self.rest = rest
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.rest
 
 
 def _generators(loader: Any) -> dict[str, torch.Generator]:

@@ -17,7 +17,7 @@ from torchloops.loops import EvaluationLoop, FitLoop, Loop
 from torchloops.loops.tree import loops_in
 from torchloops.module import attach_module, release_module
 from torchloops.seeding import isolated_generators
-from torchloops.trainer.arguments import default_loggers, find_directory, first_batches, inner_loggers
+from torchloops.trainer.arguments import check_state_keys, default_loggers, find_directory, first_batches, inner_loggers
 from torchloops.trainer.checkpoint import load_weights, read_checkpoint, restore_checkpoint
 from torchloops.trainer.run import Run, find_loaders, train_is_single
 from torchloops.trainer.snapshot import Snapshot, module_modes
@@ -91,10 +91,14 @@ class Lifecycle(TrainerView):
             self._switch_run(run)
             run.enter_stage("train")
             stack.callback(self._close_run, run)
-            self._call_callbacks("setup", "fit")
-            self.call_hook("on_fit_start")
-            yield run
-            self.call_hook("on_fit_end")
+            try:
+                self._call_callbacks("setup", "fit")
+                self.call_hook("on_fit_start")
+                yield run
+                self.call_hook("on_fit_end")
+            except BaseException:
+                run.status = "failed"
+                raise
 
     def evaluate(self, stage: str) -> dict[str, float]:
         """Run the "validate" or "test" loop inside a fit and return its values; empty where there is no such data."""
@@ -197,6 +201,7 @@ class Lifecycle(TrainerView):
             loggers = default_loggers(self._logger, directory)
             self._switch_run(Run(self, "", directory, self.run.state.fresh(), [*self._configured_callbacks], loggers))
             self._add_module_callbacks()
+            check_state_keys(self.run.callbacks)
         else:
             self._switch_run(self.run)
 
@@ -233,7 +238,7 @@ class Lifecycle(TrainerView):
             loop.__dict__["_restarting"] = False
         self.run.enter_stage("train")
         if ckpt_path is not None:
-            restore_checkpoint(self, read_checkpoint(self._resolve(ckpt_path)))
+            restore_checkpoint(self, read_checkpoint(ckpt_path))
         self.call_hook("on_fit_start")
         self._sanity_check()
         self.fit_loop.run()
@@ -289,13 +294,14 @@ class Lifecycle(TrainerView):
         loop: Any = getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)
         if not self.num_sanity_val_steps or not isinstance(fit_loop, FitLoop) or not isinstance(loop, Loop):
             return
-        if loop.skip or fit_loop.restarting:
+        if fit_loop.restarting:
             return
         with isolated_generators():
             self.run.enter_stage("sanity_check")
-            self.call_hook("on_sanity_check_start")
-            loop.run()
-            self.call_hook("on_sanity_check_end")
+            if not loop.skip:
+                self.call_hook("on_sanity_check_start")
+                loop.run()
+                self.call_hook("on_sanity_check_end")
         self.run.forget("validate")
         for part in loops_in(loop):
             part.progress.current = part.progress.total = 0

@@ -168,11 +168,18 @@ class Run:
         return self._bar_values
 
     def send_to_loggers(self, metrics: dict[str, float]) -> None:
-        """Hand metrics to the loggers, with the epoch and the optimizer step."""
+        """Hand metrics to the loggers, with the optimizer step, and the epoch where one is running."""
         if metrics and self._writes:
-            metrics["epoch"] = self.state.current_epoch
+            if self.state.in_epoch:
+                metrics["epoch"] = self.state.current_epoch
             for logger in self.loggers:
                 logger.log_metrics(metrics, step=self.state.global_step)
+
+    def save_loggers(self) -> None:
+        """Let loggers write what they hold."""
+        if self._writes:
+            for logger in self.loggers:
+                logger.save()
 
     def log_step(self) -> None:
         """Hand the values of a training step to the loggers; loops call it every ``log_every_n_steps`` batches."""

@@ -39,6 +39,7 @@ class TrainerState:
         stage: "train", "validate", "test", "predict", "sanity_check" or None between runs.
         batch_idx: index of the training batch in its epoch.
         is_last_batch: the training batch ends its epoch.
+        in_epoch: an epoch of training is running, its end hooks included.
     """
 
     current_epoch: int = 0
@@ -48,6 +49,7 @@ class TrainerState:
     stage: str | None = None
     batch_idx: int = 0
     is_last_batch: bool = False
+    in_epoch: bool = False
     limits: Limits = field(default_factory=Limits)
     started: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0

@@ -161,8 +161,9 @@ class Trainer(Lifecycle):
             TorchloopsError: something does not fit together; its message says what and what to do.
         """
         given = {"train": train_dataloaders, "validate": val_dataloaders}
+        path = None if ckpt_path is None else self._resolve(ckpt_path)
         with self._entry("fit", model, given, datamodule):
-            self._fit(ckpt_path)
+            self._fit(path)
 
     def finetune(
         self,
@@ -181,7 +182,7 @@ class Trainer(Lifecycle):
         from torchloops.callbacks.finetuning import resolve_finetuning
 
         configured = self._configured_callbacks
-        self._configured_callbacks = [*configured, resolve_finetuning(strategy)]
+        self._configured_callbacks = [resolve_finetuning(strategy), *configured]
         try:
             self.fit(model, train_dataloader, val_dataloaders, datamodule, ckpt_path)
         finally:
