@@ -8,12 +8,12 @@ the module, as ``module.on_x(...)``. `Trainer.call_hook` calls any other name in
         setup(stage)                          data module, callbacks, module
         configure_callbacks, configure_model  module
         on_fit_start
-        configure_optimizers                  module
         on_sanity_check_start ... on_sanity_check_end     a few validation batches
         on_train_start
         while not done:                       FitLoop
             train_dataloader                  first epoch, or every n epochs on request
             on_train_epoch_start
+            configure_optimizers              module; earlier if somebody asks for the optimizers
             for batch in data:                TrainingEpochLoop
                 on_before_batch_transfer, transfer_batch_to_device, on_after_batch_transfer
                 on_train_batch_start          returns -1: the epoch ends here
@@ -27,7 +27,7 @@ the module, as ``module.on_x(...)``. `Trainer.call_hook` calls any other name in
                 lr_scheduler_step             schedulers with interval "step"
                 on_train_batch_end
                 validation, when due          EvaluationLoop
-                    on_validation_start, on_validation_model_eval, on_validation_epoch_start
+                    on_validation_model_eval, on_validation_start, on_validation_epoch_start
                     for each data loader, for each batch:   EvaluationEpochLoop
                         on_validation_batch_start, validation_step, on_validation_batch_end
                     on_validation_epoch_end, on_validation_end, on_validation_model_train
@@ -57,6 +57,7 @@ from typing import Any
 
 __all__ = ["is_overridden", "number_of_parameters"]
 
+ANY_NUMBER = 100  # stands for ``*args``
 _BASE_CLASSES: set[type] = set()
 _LIGHTNING = ("pytorch_lightning.core.", "lightning.pytorch.core.", "pytorch_lightning.callbacks.callback",
               "lightning.pytorch.callbacks.callback")  # fmt: skip
@@ -82,6 +83,6 @@ def number_of_parameters(function: Any) -> int:
     """How many positional arguments ``function`` takes; a ``*args`` counts as many."""
     kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return 100
+        return ANY_NUMBER
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(kind in positional for kind in kinds)

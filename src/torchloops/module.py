@@ -234,10 +234,20 @@ def attach_module(module: nn.Module, trainer: Any) -> None:
         elif part is module or hasattr(type(part), "training_step"):
             for name in _LENT:
                 part.__dict__[name] = MethodType(getattr(LoopModule, name), part)
+            part.__dict__["__reduce_ex__"] = MethodType(_reduce_without_loans, part)
             if isinstance(getattr(type(part), "trainer", None), property):
                 part.trainer = trainer
             else:
                 part.__dict__["trainer"] = trainer
+
+
+def _reduce_without_loans(module: nn.Module, protocol: Any) -> Any:
+    """How a module that runs is copied and pickled: without what `attach_module` and `bind_log` lent it."""
+    how, arguments, state, *rest = type(module).__reduce_ex__(module, protocol)
+    loans = {"log", "__reduce_ex__", *_LENT}
+    if not isinstance(getattr(type(module), "trainer", None), property):
+        loans.add("trainer")
+    return how, arguments, {name: value for name, value in state.items() if name not in loans}, *rest
 
 
 def bind_log(module: nn.Module, log: Any) -> None:
@@ -250,7 +260,8 @@ def bind_log(module: nn.Module, log: Any) -> None:
 def release_module(module: nn.Module) -> None:
     """Take back what `attach_module` and `bind_log` lent, so that the module can be copied and pickled."""
     for part in module.modules():
-        for name in ("log", *_LENT):
+        for name in ("log", "__reduce_ex__", *_LENT):
             part.__dict__.pop(name, None)
+        LoopModule.untoggle_optimizer(part)  # type: ignore[arg-type]  # an error may have come between
         if not isinstance(getattr(type(part), "trainer", None), property):
             part.__dict__.pop("trainer", None)
