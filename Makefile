@@ -8,6 +8,8 @@ DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 UNFINISHED := $(VENV)/.unfinished
 export OMP_NUM_THREADS ?= 2
+# Threads that wait by spinning make small models many times slower on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types format bench clean

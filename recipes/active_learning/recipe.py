@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from torchloops import ImageClassificationData, ImageClassifier
 
+    Tables = dict[tuple[str, int], pandas.DataFrame]
+
 FILES = {
     "report": "report.html",
     "curve": "plots/accuracy_vs_labels.png",
@@ -39,7 +41,7 @@ def main(
     repeats: int = 3,
     max_steps: int = 200,
     max_epochs: int | None = None,
-    batch_size: int = 32,
+    batch_size: int = 256,
     lr: float = 3e-3,
     weight_decay: float = 0.0,
     seed: int = 0,
@@ -54,7 +56,7 @@ def main(
         download: fetch missing files.
         backbone: any that ImageClassifier takes; default mlp, small_cnn or resnet18, by data set.
         weights: of the backbone: DEFAULT or a file. A backbone with weights is frozen.
-        heuristic: what to ask first: bald, entropy, margin, certainty, variance, random, or any of baal's.
+        heuristic: what to ask first: bald, entropy, margin, certainty, variance, mean_std, random or one of baal.
         rounds: trainings; query_size samples are asked for between one and the next.
         query_size: samples asked for in a round.
         initial_num_labels: labels of the first training, spread over the classes.
@@ -62,57 +64,56 @@ def main(
         repeats: seeds: seed, seed + 1, ...; a claim needs at least 10.
         max_steps: optimizer steps of a training.
         max_epochs: epochs of a training, if they end before max_steps; default no limit.
-        batch_size: samples in a batch.
+        batch_size: samples in a batch; with 256 a step sees all labels of the digits study.
         lr: learning rate of Adam.
         weight_decay: of Adam; it can decide which strategy looks best.
         seed: of the data split and of the first repeat.
         accelerator: auto, cpu, gpu ...
         devices: number of devices, or auto.
     """
-    from torchloops import (
-        ActiveLearningDataModule,
-        ActiveLearningLoop,
-        Trainer,
-        seed_everything,
-    )
+    from torchloops import ActiveLearningDataModule, ActiveLearningLoop, Trainer, seed_everything
+    from torchloops.report import RoundProgress
     from torchloops.shipped import load_dataset
 
     data = load_dataset(dataset, data_dir, batch_size=batch_size, seed=seed, download=download)
     run.say(f"data   {dataset}: a pool of {len(data.train_dataset)}, {len(data.test_dataset)} to test on")
     strategies = list(dict.fromkeys([heuristic, "random"]))
-    studies = []
-    for repeat in range(repeats):
-        for strategy in strategies:
-            seed_everything(seed + repeat)
+    pairs = [(seed + repeat, strategy) for repeat in range(repeats) for strategy in strategies]
+    rounds_tables, queries_tables = {}, {}
+    with RoundProgress(run, total=len(pairs) * rounds) as progress:
+        for study_seed, strategy in pairs:
+            progress.describe(f"{strategy}, seed {study_seed}")
+            seed_everything(study_seed)
             model = build_model(data, backbone or BACKBONES[dataset], weights, lr, weight_decay)
             datamodule = ActiveLearningDataModule(
                 data,
                 heuristic=strategy,
                 initial_num_labels=initial_num_labels,
                 query_size=query_size,
-                seed=seed + repeat,
+                seed=study_seed,
             )
             trainer = Trainer(
                 accelerator=accelerator,
-                devices=devices if devices == "auto" else int(devices),
+                devices=int(devices) if devices.isdigit() else devices,
                 max_epochs=max_epochs,
                 max_steps=max_steps,
-                default_root_dir=run.path / f"{strategy}_{seed + repeat}",
+                default_root_dir=run.path / "trainings" / f"{strategy}_{study_seed}",
+                callbacks=[progress],
                 enable_progress_bar=False,
                 enable_checkpointing=False,
-                logger=False,
             )
             loop = ActiveLearningLoop(inference_iteration=draws, max_rounds=rounds)
             loop.connect(trainer.fit_loop)
             trainer.fit_loop = loop
             trainer.finetune(model, datamodule=datamodule, strategy="freeze" if weights else "no_freeze")
-            studies.append((strategy, seed + repeat, loop.rounds, loop.queries))
             if strategy == heuristic:
                 trainer.save_checkpoint(run.file("checkpoints", "last.ckpt"))
-            last = loop.rounds.iloc[-1]
-            score = f"{last['n_labelled']:.0f} labels, {last['test/accuracy']:.1%} of the test images right"
-            run.say(f"{strategy:8} seed {seed + repeat}: {score}")
-    write_results(run, data, studies)
+            rounds_tables[strategy, study_seed] = loop.rounds
+            queries_tables[strategy, study_seed] = loop.queries
+            n_labels, accuracy = loop.rounds[["n_labelled", "test/accuracy"]].iloc[-1]
+            score = f"{n_labels:.0f} labels, {accuracy:.1%} of the test images right"
+            run.say(f"       {strategy}, seed {study_seed}: {score}")
+    write_results(run, data, rounds_tables, queries_tables)
 
 
 def build_model(
@@ -139,27 +140,24 @@ def build_model(
     return classifier(backbone, head=head)
 
 
-def write_results(run: RunFolder, data: "ImageClassificationData", studies: list[tuple[Any, ...]]) -> None:
-    """Write tables, plots and the page; print the table, where things are and what to type next.
-
-    Args:
-        studies: ``(strategy, seed, rounds, queries)`` of each run of the loop, with the tables it keeps.
-    """
+def write_results(
+    run: RunFolder, data: "ImageClassificationData", rounds_tables: "Tables", queries_tables: "Tables"
+) -> None:
+    """Write tables, plots and the page; print the table, where things are and what to type next."""
     import pandas
 
-    from torchloops.report import comparison_table, write_active_learning_report
-
-    def joined(tables: list[tuple[str, int, "pandas.DataFrame"]]) -> "pandas.DataFrame":
-        return pandas.concat([table.assign(strategy=name, seed=seed) for name, seed, table in tables])
+    from torchloops.report import comparison_table, join_metrics, write_active_learning_report
 
     def get_image(sample_id: int) -> Any:
         image = data.train_dataset_eval[sample_id][0]
         image = image.float() / (1 if image.is_floating_point() else 255)
         return image.squeeze(0) if len(image) == 1 else image.permute(1, 2, 0)
 
-    rounds = joined([(name, seed, rounds) for name, seed, rounds, _ in studies])
-    queries = joined([(name, seed, queries) for name, seed, _, queries in studies])
-    write_active_learning_report(run, rounds, queries, get_image=get_image)
+    keys = ["strategy", "seed"]
+    rounds = pandas.concat(rounds_tables, names=keys).reset_index(level=keys)
+    queries = pandas.concat(queries_tables, names=keys).reset_index(level=keys)
+    run.write_table("metrics.csv", join_metrics(run.path / "trainings"))
+    write_active_learning_report(run, rounds, queries, get_image=get_image, class_names=data.classes)
     run.say(comparison_table(rounds), result=True)
     for what, file in FILES.items():
         run.say(f"{what:7}{run.path / file}", result=True)

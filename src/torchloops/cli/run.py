@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -67,6 +68,8 @@ def run_recipe(recipe_name: str, words: Sequence[str]) -> int:
         CycloptsError: there is no such recipe, or an option or a configuration file is wrong.
         ConfigurationError: the recipe's file has no ``main`` that can be run.
     """
+    # Set before torch loads: threads that wait by spinning make small models many times slower on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     recipe = find_recipe(recipe_name)
     main = recipe.load_main()
     command = ["torchloops", "run", recipe_name, *words]

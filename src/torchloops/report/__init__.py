@@ -4,11 +4,14 @@ from torchloops.report.active_learning import comparison_table, write_active_lea
 from torchloops.report.environment import collect_environment, describe_device
 from torchloops.report.expected import compare_with_expected
 from torchloops.report.folder import RunFolder, to_yaml
+from torchloops.report.metrics import join_metrics
 from torchloops.report.page import write_page
 from torchloops.report.plots import plot_accuracy_vs_labels, plot_queried_samples
+from torchloops.report.progress import RoundProgress
 from torchloops.report.summary import accuracy_table, area_under_curve, summarise, summarise_rounds
 
 __all__ = [
+    "RoundProgress",
     "RunFolder",
     "accuracy_table",
     "area_under_curve",
@@ -16,6 +19,7 @@ __all__ = [
     "compare_with_expected",
     "comparison_table",
     "describe_device",
+    "join_metrics",
     "plot_accuracy_vs_labels",
     "plot_queried_samples",
     "summarise",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchloops.report.folder import RunFolder
@@ -24,6 +24,7 @@ def write_active_learning_report(
     queries: pandas.DataFrame,
     *,
     get_image: Callable[[int], numpy.ndarray] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Write the tables, ``summary.json``, the plots and ``report.html``; return the summary.
 
@@ -32,21 +33,36 @@ def write_active_learning_report(
         rounds: one row a strategy, seed and round: ``strategy``, ``seed``, ``n_labelled``, ``test/accuracy``
             and more; written to ``rounds.csv``.
         queries: one row a sample asked for: ``strategy``, ``seed``, ``round``, ``rank``, ``sample_id``,
-            ``label`` and more; written to ``queries.csv``.
+            ``label`` and more; the first labels have round -1; written to ``queries.csv``.
         get_image: from a sample id to an image with values 0 to 1; None: no picture of what was asked for.
+        class_names: what to print for a label; default: the label itself.
     """
     summary = summarise_rounds(rounds)
     run.write_table("rounds.csv", rounds)
     run.write_table("queries.csv", queries)
     run.write_json("summary.json", summary)
     plot_accuracy_vs_labels(rounds, run.file("plots", "accuracy_vs_labels.png"))
-    if get_image is not None and len(queries):
-        strategy, seed = queries["strategy"].iloc[0], queries["seed"].iloc[0]
-        chosen = queries[(queries["strategy"] == strategy) & (queries["seed"] == seed)]
-        title = f"Samples that {strategy} asked for, with their labels (seed {seed})"
-        plot_queried_samples(chosen, get_image, run.file("plots", "queried_samples.png"), title=title)
+    if get_image is not None:
+        _plot_queries(run, queries[queries["round"] >= 0], get_image, class_names)
     _write_page(run, rounds, summary)
     return summary
+
+
+def _plot_queries(
+    run: RunFolder,
+    queries: pandas.DataFrame,
+    get_image: Callable[[int], numpy.ndarray],
+    class_names: Sequence[str] | None,
+) -> None:
+    """Draw the queries of the first strategy and seed, if there are any."""
+    if queries.empty:
+        return
+    strategy, seed = queries["strategy"].iloc[0], queries["seed"].iloc[0]
+    chosen = queries[(queries["strategy"] == strategy) & (queries["seed"] == seed)]
+    if class_names is not None:
+        chosen = chosen.assign(label=[class_names[int(label)] for label in chosen["label"]])
+    title = f"Samples that {strategy} asked for, with their labels (seed {seed})"
+    plot_queried_samples(chosen, get_image, run.file("plots", "queried_samples.png"), title=title)
 
 
 def comparison_table(rounds: pandas.DataFrame) -> Table:

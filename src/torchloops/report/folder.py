@@ -31,6 +31,9 @@ class RunFolder:
         path: an existing, empty folder.
         quiet: ``say`` prints only what is said with ``result=True``.
         verbose: for recipes that have more to print.
+
+    Attributes:
+        terminal: the console that ``say`` prints to.
     """
 
     def __init__(self, path: Path, *, quiet: bool = False, verbose: bool = False) -> None:
@@ -38,7 +41,7 @@ class RunFolder:
         self.quiet = quiet
         self.verbose = verbose
         self._log: TextIO | None = None
-        self._terminal = Console(highlight=False)
+        self.terminal = Console(highlight=False)
 
     @classmethod
     def create(
@@ -97,7 +100,7 @@ class RunFolder:
     def say(self, what: Any, *, result: bool = False) -> None:
         """Print a text or a rich table; ``result=True`` also where ``quiet`` was asked for."""
         if result or not self.quiet:
-            self._terminal.print(what, markup=False, soft_wrap=isinstance(what, str))
+            self.terminal.print(what, markup=False, soft_wrap=isinstance(what, str))
         if self._log is not None:
             Console(file=self._log, width=120, highlight=False).print(
                 what, markup=False, soft_wrap=isinstance(what, str)
@@ -115,7 +118,7 @@ class RunFolder:
         warnings.showwarning = self._show_warning
         if error is not None and self._log is not None:
             self._log.writelines(traceback.format_exception(kind, error, trace))
-            self._terminal.print(f"What was done so far is in {self.path}", markup=False, soft_wrap=True)
+            self.terminal.print(f"What was done so far is in {self.path}", markup=False, soft_wrap=True)
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -132,7 +135,7 @@ class RunFolder:
         if self._log is not None:
             self._log.write(warnings.formatwarning(message, category, filename, lineno, line))
         if not self.quiet:
-            self._terminal.print(f"Warning: {message}", markup=False, soft_wrap=True)
+            self.terminal.print(f"Warning: {message}", markup=False, soft_wrap=True)
 
 
 def _make_next_folder(parent: Path, name: str | None) -> Path:

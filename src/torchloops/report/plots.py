@@ -18,6 +18,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 """Okabe and Ito's palette: told apart also by colour-blind readers."""
 _MARKERS = "osD^vPX"
 _DOTS_PER_INCH = 150
+_CELL_HEIGHT = 1.3
+"""Of a picture with its label, in widths of a picture."""
 
 
 def plot_accuracy_vs_labels(rounds: pandas.DataFrame, path: Path, *, title: str | None = None) -> Path:
@@ -31,12 +33,13 @@ def plot_accuracy_vs_labels(rounds: pandas.DataFrame, path: Path, *, title: str 
         path: the PNG file to write.
         title: default names the variable, the number of seeds and the band.
     """
-    figure, axes = _new_figure(width=7.0, height=4.5)
+    figure = _new_figure(7.0, 4.6)
+    axes = figure.add_subplot()
     n_seeds = rounds["seed"].nunique()
     for index, (strategy, rows) in enumerate(rounds.groupby("strategy", sort=False)):
         _draw_curve(axes, rows, str(strategy), index, band=n_seeds > 1)
     seeds = f"mean of {n_seeds} seeds, band: lowest to highest" if n_seeds > 1 else "one seed"
-    axes.set_title(title or f"Test accuracy against number of labels ({seeds})")
+    axes.set_title(title or f"Test accuracy against number of labels\n({seeds})")
     axes.set_xlabel("labelled samples (count)")
     axes.set_ylabel("test accuracy (%)")
     axes.legend(title="strategy", loc="lower right", frameon=False)
@@ -49,9 +52,7 @@ def _draw_curve(axes: Axes, rows: pandas.DataFrame, strategy: str, index: int, *
     colour, marker = COLOURS[index % len(COLOURS)], _MARKERS[index % len(_MARKERS)]
     axes.plot(accuracy.index, accuracy["mean"], color=colour, marker=marker, markersize=4, label=strategy)
     if band:
-        axes.fill_between(
-            accuracy.index, accuracy["min"], accuracy["max"], color=colour, alpha=0.18, linewidth=0
-        )
+        axes.fill_between(accuracy.index, accuracy["min"], accuracy["max"], color=colour, alpha=0.18, linewidth=0)
 
 
 def plot_queried_samples(
@@ -67,7 +68,7 @@ def plot_queried_samples(
 
     Args:
         queries: rows of one strategy and one seed, with the columns ``round``, ``rank``, ``sample_id`` and
-            ``label`` (the name or index to print).
+            ``label`` (what is printed above a picture).
         get_image: from a sample id to an image of shape ``(height, width)`` or ``(height, width, 3)``,
             values 0 to 1.
         path: the PNG file to write.
@@ -77,47 +78,36 @@ def plot_queried_samples(
     """
     groups = list(queries.sort_values(["round", "rank"]).groupby("round"))[:max_rounds]
     n_columns = min(max_columns, max((len(rows) for _, rows in groups), default=1))
-    figure, grid = _new_grid(len(groups) or 1, n_columns)
-    for axes_row, (number, rows) in zip(grid, groups, strict=False):
-        for axes, (_, query) in zip(axes_row, rows.iterrows(), strict=False):
-            _draw_image(axes, get_image(int(query["sample_id"])), str(query["label"]))
-        axes_row[0].text(
-            -0.35,
-            0.5,
-            f"round {number}",
-            transform=axes_row[0].transAxes,
-            ha="right",
-            va="center",
-            fontsize=9,
-        )
-    figure.suptitle(title)
+    figure = _new_figure(1.2 + 0.62 * n_columns, 0.6 + 0.78 * len(groups))
+    axes = figure.add_subplot(xlim=(-1.5, n_columns), ylim=(len(groups) * _CELL_HEIGHT, 0), aspect="equal")
+    axes.set_axis_off()
+    axes.set_title(title)
+    for row, (number, samples) in enumerate(groups):
+        bottom = (row + 1) * _CELL_HEIGHT
+        axes.text(-0.2, bottom - 0.5, f"round {number}", ha="right", va="center", fontsize=9)
+        for column, (sample_id, label) in enumerate(
+            zip(samples["sample_id"][:n_columns], samples["label"], strict=False)
+        ):
+            _draw_image(axes, get_image(int(sample_id)), str(label), column, bottom)
     return _save(figure, path)
 
 
-def _draw_image(axes: Axes, image: Any, label: str) -> None:
-    axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(label, fontsize=8, pad=2)
+def _draw_image(axes: Axes, image: Any, label: str, left: float, bottom: float) -> None:
+    """Put an image into its cell of one large plot: a plot an image would take seconds to lay out."""
+    extent = (left + 0.05, left + 0.95, bottom - 0.05, bottom - 0.95)
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", extent=extent)
+    axes.set(xlim=limits[0], ylim=limits[1])
+    axes.text(left + 0.5, bottom - 1.0, label, ha="center", va="bottom", fontsize=8)
 
 
-def _new_figure(*, width: float, height: float) -> tuple[Figure, Axes]:
+def _new_figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
-def _new_grid(n_rows: int, n_columns: int) -> tuple[Figure, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1.2 + 0.62 * n_columns, 0.6 + 0.72 * n_rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(n_rows, n_columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    return figure, grid
+    return figure
 
 
 def _save(figure: Figure, path: Path) -> Path:
