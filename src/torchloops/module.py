@@ -208,7 +208,10 @@ class LoopModule(nn.Module):
             ) from error
         if hasattr(module, "on_load_checkpoint"):
             module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"])
+        try:
+            module.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{checkpoint_path} holds the weights of another {cls.__name__}: {error}") from error
         return module
 
 

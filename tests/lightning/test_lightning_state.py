@@ -56,11 +56,12 @@ def test_trainer_properties_seen_in_hooks(make_ours):
     assert module.steps == trainer.global_step == 6
     assert module.epochs == [(0, 0, 0, 0), (1, 1, 3, 3)]
     assert (seen["batches"], seen["val_batches"], seen["max_epochs"]) == (5, [3], 2)
-    assert seen["zero"] and seen["training"] and not seen["sanity"] and seen["module"]
+    assert [seen[name] for name in ("zero", "training", "sanity", "module")] == [True, True, False, True]
     assert seen["world"] == (1, 0, 0)
     assert seen["datamodule"] is data
-    assert seen["optimizer"] is torch.optim.SGD and seen["own"] is torch.optim.SGD
-    assert seen["scheduler"] is None and seen["logger"] == (None, None)
+    assert seen["optimizer"] is seen["own"] is torch.optim.SGD
+    assert seen["scheduler"] is None
+    assert seen["logger"] == (None, None)
     assert seen["device"] == torch.device("cpu")
     assert seen["accumulate"] == 2
     assert seen["loaders"] == (8, 8)

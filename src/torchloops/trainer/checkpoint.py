@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from enum import Enum
@@ -33,8 +34,8 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
     """Everything a run needs to go on, as plain data.
 
     Keys: Lightning's (``epoch``, ``global_step``, ``state_dict``, ``optimizer_states``, ``lr_schedulers``,
-    ``callbacks``, ``hyper_parameters``), and ours: ``format``, ``loop_tree``, ``results``, ``data``, ``random``,
-    ``seconds``, ``should_stop``, ``metrics``.
+    ``callbacks``, ``hyper_parameters``), and ours: ``format``, ``loop_tree``, ``results``, ``torchmetrics``,
+    ``data``, ``random``, ``seconds``, ``should_stop``, ``metrics``.
 
     Args:
         trainer: the Trainer whose current run is saved.
@@ -62,6 +63,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
             "datamodule": _state_of(trainer.datamodule),
             "loop_tree": trainer.fit_loop.state_dict(),
             "results": run.results_for("train").state_dict(),
+            "torchmetrics": _torchmetrics_states(module),
             "data": run.data_state(),
             "metrics": {name: torch.as_tensor(value) for name, value in run.callback_metrics.items()},
             "random": random_state(),
@@ -110,7 +112,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}. Give the path of a file that save_checkpoint wrote.")
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about the pickle protocol of files torch did not write
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than plain data, so loading it could run code and is refused: "
@@ -171,6 +174,7 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     except ConfigurationError as error:
         raise CheckpointError(str(error)) from error
     run.results_for("train").load_state_dict(checkpoint["results"])
+    _restore_torchmetrics(trainer.module, checkpoint["torchmetrics"])
     run.pending_data_state = checkpoint["data"]
     run.callback_metrics.update(checkpoint["metrics"])
     run.state.current_epoch = checkpoint["epoch"]
@@ -187,7 +191,27 @@ def _restore_each(what: str, targets: list[Any], states: list[Any]) -> None:
             "Resume with the module as it was when saved."
         )
     for target, state in zip(targets, states, strict=True):
-        target.load_state_dict(state)
+        try:
+            target.load_state_dict(state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"The checkpoint's {what} do not fit the module's: {error}") from error
+
+
+def _torchmetrics_states(module: Any) -> dict[str, Any]:
+    """What the torchmetrics metrics of the module have gathered so far in the epoch."""
+    return {
+        name: {"updates": part._update_count, "state": dict(part.metric_state)}
+        for name, part in module.named_modules()
+        if hasattr(part, "metric_state") and part.update_called
+    }
+
+
+def _restore_torchmetrics(module: Any, states: dict[str, Any]) -> None:
+    for name, part in module.named_modules():
+        if name in states:
+            for attribute, value in states[name]["state"].items():
+                setattr(part, attribute, value)
+            part._update_count, part._computed = states[name]["updates"], None
 
 
 def _callback_states(trainer: Lifecycle) -> dict[str, Any]:

@@ -81,13 +81,19 @@ class Batches:
         if not self._limited:
             next(self._iterator, None)
 
+    def rewind(self) -> None:
+        """Put the loader's own generators back to where the epoch began."""
+        if self._epoch_start is not None:
+            _restore_generators(self.loader, self._epoch_start["loader"])
+
     def state_dict(self) -> dict[str, Any]:
-        """The generators as they were when the epoch began."""
-        return {"epoch_start": self._epoch_start}
+        """The generators as they were when the epoch began, and the loader's own as they are now."""
+        return {"epoch_start": self._epoch_start, "loader": _generator_states(self.loader)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         self._epoch_start = state["epoch_start"]
+        _restore_generators(self.loader, state["loader"])
 
     def _resume(self, skip: int) -> Iterator[Any]:
         now = random_state()
