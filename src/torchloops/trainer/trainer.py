@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -57,9 +58,20 @@ class Trainer(Lifecycle):
         enable_progress_bar: show progress.
         enable_checkpointing: keep the last epoch's checkpoint where no `ModelCheckpoint` is given.
 
+    Attributes:
+        arguments: those given, by name, so that a loop can build a Trainer like this one in another process.
+
     Raises:
         ConfigurationError: arguments that contradict each other.
     """
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        trainer = super().__new__(cls)
+        parameters = list(inspect.signature(cls.__init__).parameters)[1:]
+        trainer.arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        return trainer
 
     def __init__(
         self,
