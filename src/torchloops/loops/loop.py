@@ -167,6 +167,10 @@ class Loop:
         """Called once a run, at its end; what it returns is what ``run`` returns."""
         return None
 
+    def on_train_dataloader(self, loader: Any) -> Any:
+        """Called on every loop of the tree when a run asks for its training loader; returns the one to train on."""
+        return loader
+
     def run_context(self) -> AbstractContextManager[Any]:
         """A context in which a whole run takes place; it is left also after an error."""
         return nullcontext()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+from torchloops.errors import ConfigurationError
 from torchloops.loops.loop import Loop
 from torchloops.loops.step import call_step
 
@@ -27,6 +29,11 @@ class ManualLoop(Loop):
     def advance(self, batch: Any, batch_idx: int) -> None:
         step = self._bound
         if step is None:
+            if inspect.isgeneratorfunction(self.trainer.module.training_step):
+                raise ConfigurationError(
+                    f"{type(self.trainer.module).__name__}.training_step yields, which manual optimization never runs. "
+                    "Leave automatic_optimization = True and connect a YieldLoop as the optimizer_loop."
+                )
             step = self._bound = call_step(self.trainer, synced=False)
         self._output[0] = step(batch, batch_idx)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,8 @@ class OptimizerStep:
         module, run, engine = trainer.module, trainer.run, trainer.engine
         self.index = index
         self.training_step = partial(_with_index, training_step, index) if pass_index else training_step
+        for wrap in run.step_wrappers:
+            self.training_step = wrap(self.training_step, index)
         self.optimizer = trainer.optimizers[index]
         stepping = trainer.stepping_optimizers[index]
         self.state = run.state
@@ -175,6 +177,11 @@ def _loss_of(output: Any) -> Any:
         return output
     if isinstance(output, dict) and "loss" in output:
         return output["loss"]
+    if isinstance(output, Generator):
+        raise ConfigurationError(
+            "training_step yields, and this loop takes one loss. Connect the loop for steps that yield: "
+            "trainer.fit_loop.epoch_loop.batch_loop.connect(optimizer_loop=YieldLoop())."
+        )
     came = f"a dict with the keys {sorted(map(str, output))}" if isinstance(output, dict) else type(output).__name__
     raise ConfigurationError(
         f'training_step returns the loss (a tensor), a dict with "loss", or None to leave the batch out; got {came}.'

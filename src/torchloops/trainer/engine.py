@@ -163,11 +163,14 @@ class Engine:
         closure = inspect.signature(type(optimizer).step).parameters.get("closure")
         return closure is not None and closure.default is inspect.Parameter.empty
 
-    def average_gradients(self) -> None:
-        """Average the module's gradients over the processes, for backward passes inside a step."""
+    def average_gradients(self, parameters: Iterable[Tensor] | None = None) -> None:
+        """Average the gradients of parameters, by default the module's, over the processes.
+
+        For backward passes that the strategy does not see, such as those inside a step.
+        """
         if self.world_size == 1 or self._module is None:
             return
-        for parameter in self._module.parameters():
+        for parameter in self._module.parameters() if parameters is None else parameters:
             if parameter.grad is not None:
                 parameter.grad = self.all_reduce(parameter.grad, "mean")
 

@@ -128,6 +128,8 @@ class Lifecycle(TrainerView):
         loaders = find_loaders(stage, self._given.get(stage), self.datamodule, self._module)
         if stage == "train":
             train_is_single(loaders)
+            for loop in loops_in(self.fit_loop):
+                loaders = [loop.on_train_dataloader(loader) for loader in loaders]
         return loaders
 
     def batch_limit(self, stage: str) -> int | float | None:

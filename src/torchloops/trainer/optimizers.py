@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch.optim import Optimizer
@@ -12,6 +12,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchloops.errors import ConfigurationError, did_you_mean
 
 __all__ = ["Optimization", "SchedulerConfig", "parse_optimizers"]
+
+_KEYS = {"optimizer", "lr_scheduler", "frequency", "monitor"}
 
 
 @dataclass(slots=True)
@@ -53,11 +55,15 @@ class SchedulerConfig:
 
 @dataclass(slots=True)
 class Optimization:
-    """Optimizers, their schedulers, and how many batches each optimizer has in turn (empty: all of them each)."""
+    """Optimizers, their schedulers, and how many batches each optimizer has in turn (empty: all of them each).
+
+    ``names``: those of the optimizers, where ``configure_optimizers`` gives them as a dictionary; else empty.
+    """
 
     optimizers: list[Optimizer]
     schedulers: list[SchedulerConfig]
     frequencies: list[int]
+    names: list[str] = field(default_factory=list)
 
     def step_schedulers(
         self,
@@ -76,12 +82,17 @@ class Optimization:
 
 
 def parse_optimizers(configured: Any) -> Optimization:
-    """Read what ``configure_optimizers`` returned, in any of Lightning's forms.
+    """Read what ``configure_optimizers`` returned, in any of Lightning's forms, or as a dictionary by name.
+
+    By name: ``{"generator": optimizer, "critic": {"optimizer": ..., "lr_scheduler": ...}}``.
 
     Raises:
         ConfigurationError: none of the forms.
     """
     result = Optimization([], [], [])
+    if _is_by_name(configured):
+        result.names = [str(name) for name in configured]
+        configured = list(configured.values())
     for item in _as_items(configured):
         _add(result, item)
     if result.frequencies and len(result.frequencies) != len(result.optimizers):
@@ -90,6 +101,13 @@ def parse_optimizers(configured: Any) -> Optimization:
             'frequencies. Give every optimizer a "frequency", or none.'
         )
     return result
+
+
+def _is_by_name(configured: Any) -> bool:
+    """Whether it is a dictionary from names to optimizers, or to dictionaries that hold one."""
+    if not isinstance(configured, Mapping) or not configured or _KEYS & set(configured):
+        return False
+    return all(hasattr(i, "param_groups") or (isinstance(i, Mapping) and "optimizer" in i) for i in configured.values())
 
 
 def _as_items(configured: Any) -> list[Any]:
@@ -112,11 +130,11 @@ def _add(result: Optimization, item: Any) -> None:
             )
         result.optimizers.append(item)
         return
-    unknown = set(item) - {"optimizer", "lr_scheduler", "frequency", "monitor"}
+    unknown = set(item) - _KEYS
     if unknown or not {"optimizer", "lr_scheduler"} & set(item):
         raise ConfigurationError(
             f'A dictionary of configure_optimizers has the keys "optimizer", "lr_scheduler", "monitor" and '
-            f'"frequency"; got {sorted(item)}.'
+            f'"frequency"; got {sorted(item)}. A dictionary from names to optimizers has none of these as a name.'
         )
     if "optimizer" in item:
         result.optimizers.append(item["optimizer"])

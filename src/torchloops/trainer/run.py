@@ -48,6 +48,8 @@ class Run:
         status: "success", or "failed" after an error, as loggers are told at the end.
         gradient_hooks: functions of an optimizer that loops add; called on its gradients, unscaled, before
             ``on_before_optimizer_step`` and clipping. Add them before the first batch.
+        step_wrappers: functions that loops add; each takes ``(training_step, optimizer_index)`` and returns what
+            optimizers call in its place, as ``(batch, batch_idx)``. Add them before the first batch.
         hiddens: hidden states between the time splits of a batch, by optimizer index.
     """
 
@@ -72,6 +74,7 @@ class Run:
         self.pending_data_state: dict[str, Any] | None = None
         self.hiddens: dict[int, Any] = {}
         self.gradient_hooks: list[Callable[[Any], None]] = []
+        self.step_wrappers: list[Callable[[Callable[..., Any], int], Callable[..., Any]]] = []
         self.status = "success"
         self._results: dict[str, Results] = {}
         self._batches: dict[str, list[Batches]] = {}
