@@ -99,6 +99,7 @@ def test_metrics_have_one_row_an_epoch(fast):
     rounds = pandas.read_csv(folder / "rounds.csv")
     assert len(metrics) == rounds["epochs"].sum()
     assert metrics["train/loss"].notna().all()
+    assert metrics["test/accuracy"].notna().sum() == len(rounds)
 
 
 def test_config_of_the_run_gives_the_same_run_again(fast):

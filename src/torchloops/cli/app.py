@@ -52,7 +52,8 @@ def _guarded(command: Callable[[], int | None], *, verbose: bool) -> int:
         print("\nInterrupted.", file=sys.stderr)
         return INTERRUPTED
     except (TorchloopsError, OSError) as error:
-        if verbose:
+        # An operating-system error that names a file is about the user's files; any other is a bug.
+        if verbose or (isinstance(error, OSError) and error.filename is None):
             raise
         return _report_error(str(error), FAILED)
 
