@@ -87,5 +87,8 @@ class _BoundOptimizers:
         self.num_due = 1 if self.frequencies else len(optimizers)
         self.first = 0
         self.outputs: Any = None
-        step = call_step(trainer, synced=True, several=self.several)
-        self.parts = [OptimizerStep(trainer, index, step, self.several) for index in range(len(optimizers))]
+        # with several optimizers a backward pass leaves parameters out, which DDP does not expect: average by hand
+        step = call_step(trainer, synced=not self.several, several=self.several)
+        self.parts = [
+            OptimizerStep(trainer, index, step, self.several, averages=self.several) for index in range(len(optimizers))
+        ]

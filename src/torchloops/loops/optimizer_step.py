@@ -31,6 +31,7 @@ class OptimizerStep:
         index: which of its optimizers.
         training_step: ``(batch, batch_idx[, index]) -> loss``, a dict with ``"loss"``, or None.
         pass_index: hand ``index`` to ``training_step``.
+        averages: average the gradients over the processes before a step, because the strategy does not.
     """
 
     __slots__ = (
@@ -55,7 +56,14 @@ class OptimizerStep:
         "zero_grad",
     )
 
-    def __init__(self, trainer: Trainer, index: int, training_step: Callable[..., Any], pass_index: bool) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        index: int,
+        training_step: Callable[..., Any],
+        pass_index: bool,
+        averages: bool = False,
+    ) -> None:
         module, run, engine = trainer.module, trainer.run, trainer.engine
         self.index = index
         self.training_step = partial(_with_index, training_step, index) if pass_index else training_step
@@ -75,6 +83,8 @@ class OptimizerStep:
         self.before_step = [*run.gradient_hooks, *run.hooks("on_before_optimizer_step", last=None)] or None
         if self.before_step is not None and not engine.is_plain:
             self.before_step.insert(0, engine.unscale_gradients)
+        if averages and trainer.world_size > 1:
+            self.before_step = [partial(_average, engine), *(self.before_step or [])]
         self.zero_grad = self.optimizer.zero_grad
         if is_overridden(module, "optimizer_zero_grad"):
             self.zero_grad = lambda: module.optimizer_zero_grad(
@@ -120,6 +130,8 @@ class OptimizerStep:
         loss = output if output.__class__ is Tensor else _loss_of(output)
         if loss is None:
             self.output = {}
+            if due and not self.starts:
+                self._make_ready()
             return None
         self.output = {"loss": loss.detach()} if output is loss else {**output, "loss": loss.detach()}
         self.backpropagate(loss, due)
@@ -145,16 +157,24 @@ class OptimizerStep:
             self.backward(loss)
         if self.after_backward is not None:
             _call(self.after_backward)
-        if due:
-            if self.before_step is not None:
-                _call(self.before_step, self.optimizer)
-            if self.clip is not None:
-                self.clip()
+        if due and (self.before_step is not None or self.clip is not None):
+            self._make_ready()
+
+    def _make_ready(self) -> None:
+        """What comes between the last gradient of a step and the step."""
+        if self.before_step is not None:
+            _call(self.before_step, self.optimizer)
+        if self.clip is not None:
+            self.clip()
 
 
 def _call(hooks: list[Callable[..., Any]], *args: Any) -> None:
     for hook in hooks:
         hook(*args)
+
+
+def _average(engine: Any, optimizer: Any) -> None:
+    engine.average_gradients([parameter for group in optimizer.param_groups for parameter in group["params"]])
 
 
 def _with_index(training_step: Callable[..., Any], index: int, batch: Any, batch_idx: int) -> Any:
