@@ -54,6 +54,7 @@ class EvaluationEpochLoop(Loop):
     def on_run_end(self) -> Any:
         """Nothing; `PredictionEpochLoop` returns the outputs."""
         kept = self._bound.keep
+        self._bound.batches.end_epoch()
         self._bound = None
         return kept
 
@@ -62,6 +63,7 @@ class _BoundEvaluation:
     """What the batches of one loader need, looked up once when it starts."""
 
     __slots__ = (
+        "batches",
         "keep",
         "move",
         "next_batch",
@@ -76,6 +78,7 @@ class _BoundEvaluation:
     def __init__(self, trainer: Any, batches: Batches, dataloader_idx: int) -> None:
         run, stage = trainer.run, "validate" if trainer.sanity_checking else trainer.state.stage
         word = "validation" if stage == "validate" else stage
+        self.batches = batches
         self.num_batches = batches.num_batches
         self.next_batch = batches.start_epoch(trainer.current_epoch).__next__
         self.move = trainer.batch_mover()

@@ -13,7 +13,7 @@ from torchloops.hooks import is_overridden
 from torchloops.loops.evaluation_epoch_loop import EvaluationEpochLoop
 from torchloops.loops.loop import Loop
 
-__all__ = ["EvaluationLoop"]
+__all__ = ["EvaluationLoop", "run_evaluation"]
 
 HOOK_WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
 
@@ -118,3 +118,26 @@ def _by_loader(metrics: dict[str, float], number: int) -> list[dict[str, float]]
     marks = [f"/dataloader_idx_{index}" for index in range(number)]
     shared = {name: value for name, value in metrics.items() if not name.endswith(tuple(marks))}
     return [{**shared, **{name: v for name, v in metrics.items() if name.endswith(mark)}} for mark in marks]
+
+
+def run_evaluation(loop: Loop, stage: str) -> Any:
+    """Run whatever stands in a slot for ``stage`` and return its output.
+
+    An `EvaluationLoop` sees to everything itself. A loop from scratch runs without gradients and in eval mode too,
+    both restored after it, and what its module logs is reduced and handed on; it may switch gradients on again.
+    """
+    if isinstance(loop, EvaluationLoop):
+        return loop.run()
+    run, module = loop.trainer.run, loop.trainer.module
+    modes = [(part, part.training) for part in module.modules()]
+    with torch.no_grad():
+        try:
+            run.enter_stage(stage)
+            module.eval()
+            output = loop.run()
+        finally:
+            for part, training in modes:
+                part.training = training
+    _, logged = run.close_epoch(stage)
+    run.send_to_loggers(logged)
+    return output

@@ -6,6 +6,7 @@ from typing import Any
 
 from torchloops.loops.loop import Loop
 from torchloops.loops.training_epoch_loop import TrainingEpochLoop
+from torchloops.loops.tree import loops_in
 
 __all__ = ["FitLoop"]
 
@@ -77,6 +78,9 @@ class FitLoop(Loop):
         trainer = self.trainer
         if self.restarting:  # epochs whose end hooks were running when the run was saved are finished
             trainer.state.current_epoch = self.progress.total
+        else:
+            for part in loops_in(self):
+                part.progress.total = 0
         self.progress.total = trainer.current_epoch
         trainer.run.enter_stage("train")
         trainer.train_batches  # noqa: B018  says early that there is no data

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.loops.replacing import replace_loop
 from torchloops.loops.stop_iteration import refuse_leaked_stop
-from torchloops.loops.tree import children_of, draw_tree, loops_in
+from torchloops.loops.tree import children_of, draw_tree, loops_in, paths_in
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
@@ -333,6 +333,8 @@ class Loop:
                 f"The saved state does not fit this tree of loops: at {path} it holds "
                 f"{found or 'no loop'}, the tree holds {type(self).__name__}. Build the tree as it was when saved."
             )
+        if not prefix:
+            _check_nothing_is_left(state_dict, set(paths_in(self)))
         saved = state_dict[prefix + "progress"]
         self.progress.total = saved["total"]
         restarting = saved["running"] and self.resumes_inside
@@ -349,10 +351,15 @@ class Loop:
     def __setattr__(self, name: str, value: Any) -> None:
         if "progress" not in self.__dict__:
             raise _not_initialised(self)
+        before = self.__dict__.get(name)
         object.__setattr__(self, name, value)
         if isinstance(value, Loop | list | tuple | dict):
-            for _, child in children_of(self, only=name):
-                child.trainer = self._trainer
+            try:
+                for _, child in children_of(self, only=name):
+                    child.trainer = self._trainer
+            except ConfigurationError:
+                object.__setattr__(self, name, before)
+                raise
         elif name in _OPTIONAL_HOOKS or name == "advance":
             object.__setattr__(self, "_plan", _Plan(self))
 
@@ -367,6 +374,16 @@ Loop._plan = _Plan(Loop)
 
 def _missing(loop: Loop, name: str, what: str) -> str:
     return f"{type(loop).__name__} does not define `{name}`: a Loop needs {what}."
+
+
+def _check_nothing_is_left(saved: dict[str, Any], paths: set[str]) -> None:
+    for key in saved:
+        path, _, what = key.rpartition(".")
+        if what == "type" and path and path not in paths:
+            raise ConfigurationError(
+                f"The saved state does not fit this tree of loops: at {path} it holds {saved[key]}, the tree holds no "
+                "loop. Build the tree as it was when saved."
+            )
 
 
 def _not_initialised(loop: Loop) -> AttributeError:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError
-from torchloops.loops.evaluation_loop import EvaluationLoop
+from torchloops.loops.evaluation_loop import EvaluationLoop, run_evaluation
 from torchloops.loops.loop import Loop
 from torchloops.loops.training_batch_loop import TrainingBatchLoop
 
@@ -111,8 +111,10 @@ class TrainingEpochLoop(Loop):
         done = self.progress.current
         if bound.on_batch_end is not None:
             outputs, batch = bound.outputs, bound.batch
+            bound.in_batch_end = True
             for hook in bound.on_batch_end:
                 hook(outputs, batch, done - 1)
+            bound.in_batch_end = False
         if bound.log_every and done % bound.log_every == 0:
             bound.log_step()
         if bound.validate_every is not None and bound.is_validation_due(done):
@@ -123,7 +125,7 @@ class TrainingEpochLoop(Loop):
         bound = self._bound
         bound.results.step_level = False
         self._validation_is_due = False
-        self.val_loop.run()
+        run_evaluation(self.val_loop, "validate")
         self.trainer.run.enter_stage("train")
         bound.results.step_level = True
 
@@ -132,9 +134,13 @@ class TrainingEpochLoop(Loop):
         bound.results.step_level = False
         bound.outputs = bound.batch = bound.results.batch = None
         bound.next_batch = None
+        if self.progress.current >= bound.num_batches or bound.batches.last:
+            bound.batches.end_epoch()
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        return {"validation_is_due": self._validation_is_due}
+        bound = self._bound
+        comes_next = bound is not None and bound.in_batch_end and bound.is_validation_due(self.progress.current)
+        return {"validation_is_due": self._validation_is_due or comes_next}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         self._validation_is_due = state_dict["validation_is_due"]
@@ -152,8 +158,10 @@ class _BoundEpoch:
 
     __slots__ = (
         "batch",
+        "batches",
         "counts_over_epochs",
         "has_deadline",
+        "in_batch_end",
         "log_every",
         "log_step",
         "max_steps",
@@ -178,6 +186,8 @@ class _BoundEpoch:
         run = trainer.run
         self.state = run.state
         self.results = run.results_for("train")
+        self.batches = batches
+        self.in_batch_end = False
         self.num_batches = batches.num_batches
         self.max_steps = float("inf") if loop.max_steps == -1 else loop.max_steps
         self.min_steps, self.min_epochs = loop.min_steps, trainer.min_epochs
@@ -198,12 +208,14 @@ class _BoundEpoch:
 
     def is_validation_due(self, done: int) -> bool:
         """Whether to validate after ``done`` batches of the epoch."""
-        if self.validate_every == float("inf"):
-            return self.state.is_last_batch or self.state.should_stop
-        if self.counts_over_epochs:
-            done += self.total_before
-        every = self.validate_every or 1
-        return done % every == 0 or self.state.should_stop
+        every = self.validate_every
+        if every is None:
+            return False
+        if self.state.should_stop and self.state.stop_requested(self.min_epochs, self.min_steps):
+            return True
+        if every == float("inf"):
+            return self.state.is_last_batch
+        return (done + self.total_before if self.counts_over_epochs else done) % every == 0
 
 
 def _validation_interval(trainer: Trainer, val_loop: Loop, num_batches: float) -> float | None:

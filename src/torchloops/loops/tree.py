@@ -10,7 +10,7 @@ from torchloops.errors import ConfigurationError
 if TYPE_CHECKING:
     from torchloops.loops.loop import Loop
 
-__all__ = ["children_of", "draw_tree", "loops_in"]
+__all__ = ["children_of", "draw_tree", "loops_in", "paths_in"]
 
 
 def children_of(loop: Loop, only: str | None = None) -> Iterator[tuple[str, Loop]]:
@@ -49,6 +49,13 @@ def loops_in(loop: Loop, _above: tuple[Loop, ...] = ()) -> Iterator[Loop]:
     yield loop
     for _, child in children_of(loop):
         yield from loops_in(child, (*_above, loop))
+
+
+def paths_in(loop: Loop, prefix: str = "") -> Iterator[str]:
+    """The dotted paths of all loops below ``loop``."""
+    for name, child in children_of(loop):
+        yield prefix + name
+        yield from paths_in(child, f"{prefix}{name}.")
 
 
 def draw_tree(loop: Loop, name: str = "") -> str:

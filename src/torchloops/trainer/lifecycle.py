@@ -14,6 +14,7 @@ from torch import nn
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.hooks import is_overridden
 from torchloops.loops import EvaluationLoop, FitLoop, Loop
+from torchloops.loops.evaluation_loop import run_evaluation
 from torchloops.loops.tree import loops_in
 from torchloops.module import attach_module, release_module
 from torchloops.seeding import isolated_generators
@@ -77,16 +78,21 @@ class Lifecycle(TrainerView):
             f"{outer.name}/{name}" if outer.name else name,
             outer.dir / name,
             outer.state.fresh(),
-            self._make_fresh_callbacks(),
+            self.fresh_callbacks(),
             inner_loggers(outer.loggers, outer.dir / name, name),
         )
+        loops = [part for loop in self._loops.values() for part in loops_in(loop)]
         with ExitStack() as stack:
+            stack.callback(_rebind, [(loop, loop._bound) for loop in loops])
             stack.enter_context(module_modes(self.module))
+            stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(True))
             if seed is not None:
                 stack.enter_context(isolated_generators(seed))
             if start is not None:
                 start.restore(self.module)
+            if not self.module.training:
+                self.module.train()
             stack.callback(self._switch_run, outer)
             self._switch_run(run)
             run.enter_stage("train")
@@ -95,9 +101,11 @@ class Lifecycle(TrainerView):
                 self._call_callbacks("setup", "fit")
                 self.call_hook("on_fit_start")
                 yield run
+                run.finish_logging()
                 self.call_hook("on_fit_end")
-            except BaseException:
+            except BaseException as error:
                 run.status = "failed"
+                self._call_callbacks("on_exception", error)
                 raise
 
     def evaluate(self, stage: str) -> dict[str, float]:
@@ -109,13 +117,40 @@ class Lifecycle(TrainerView):
             return {}
         before = self.run.state.stage
         try:
-            output = loop.run()
+            output = run_evaluation(loop, stage)
         finally:
             self.run.enter_stage(before)
         merged: dict[str, float] = {}
         for metrics in output if isinstance(output, list) else []:
             merged.update(metrics)
         return merged
+
+    @property
+    def training_data(self) -> Any:
+        """What the fit was given to train on: a data module, a loader or a data set; None where the module has it."""
+        return self.datamodule if self.datamodule is not None else self._given.get("train")
+
+    @contextmanager
+    def using_data(self, datamodule: Any) -> Iterator[None]:
+        """A context in which all data comes from ``datamodule``, whatever the fit was given.
+
+        Outer loops that change the data of their inner runs use it inside `isolated`. ``datamodule`` is set up for
+        the fit at the start; data asked for before is asked for again.
+        """
+        before = self.datamodule, self._given, self._overfit, self._ready_stages
+        self.datamodule, self._given, self._overfit, self._ready_stages = datamodule, {}, None, ["fit"]
+        datamodule.trainer = self
+        try:
+            for stage in ("train", "validate", "test", "predict"):
+                self.run.reload(stage)
+            if is_overridden(datamodule, "setup"):
+                datamodule.setup("fit")
+            yield
+        finally:
+            if is_overridden(datamodule, "teardown"):
+                for stage in self._ready_stages:
+                    datamodule.teardown(stage)
+            self.datamodule, self._given, self._overfit, self._ready_stages = before
 
     def loaders(self, stage: str) -> list[Any]:
         """The data loaders of a stage, asked for anew."""
@@ -176,8 +211,8 @@ class Lifecycle(TrainerView):
         if self.datamodule is not None:
             self.datamodule.trainer = self
         self.engine.launch()
-        self._use_deterministic()
         with ExitStack() as stack:
+            stack.enter_context(self._deterministic_algorithms())
             stack.callback(setattr, self, "_active", None)
             self._active = name
             stack.callback(release_module, self.module)
@@ -244,6 +279,7 @@ class Lifecycle(TrainerView):
         self.call_hook("on_fit_start")
         self._sanity_check()
         self.fit_loop.run()
+        self.run.finish_logging()
         self.call_hook("on_fit_end")
 
     def _evaluate(
@@ -262,7 +298,7 @@ class Lifecycle(TrainerView):
             loop = self._loops[f"{stage}_loop"]
             if isinstance(loop, EvaluationLoop):
                 self._check_can_evaluate(stage)
-            return loop.run()
+            return run_evaluation(loop, stage)
 
     def _check_can_evaluate(self, stage: str) -> None:
         """Say early that there is nothing to evaluate with, or nothing to evaluate on."""
@@ -294,17 +330,16 @@ class Lifecycle(TrainerView):
         """Try a few validation batches, leaving generators and logged values untouched."""
         fit_loop = self.fit_loop
         loop: Any = getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)
-        if not self.num_sanity_val_steps or not isinstance(fit_loop, FitLoop) or not isinstance(loop, Loop):
+        if not self.num_sanity_val_steps or not isinstance(fit_loop, FitLoop) or not isinstance(loop, EvaluationLoop):
             return
         if fit_loop.restarting:
             return
-        with isolated_generators():
+        with isolated_generators(), self.run.forgetting("validate"):
             self.run.enter_stage("sanity_check")
             if not loop.skip:
                 self.call_hook("on_sanity_check_start")
                 loop.run()
                 self.call_hook("on_sanity_check_end")
-        self.run.forget("validate")
         for part in loops_in(loop):
             part.progress.current = part.progress.total = 0
         self.run.enter_stage("train")
@@ -342,7 +377,8 @@ class Lifecycle(TrainerView):
             self.run.callbacks = [c for c in self.run.callbacks if type(c) not in types] + own
             self._fresh_callbacks = _copies(self.run.callbacks)
 
-    def _make_fresh_callbacks(self) -> list[Any]:
+    def fresh_callbacks(self) -> list[Any]:
+        """Copies of the callbacks as they were before the fit."""
         if isinstance(self._fresh_callbacks, Exception):
             raise ConfigurationError(
                 "An inner run needs fresh copies of the callbacks, and one cannot be copied: "
@@ -350,9 +386,21 @@ class Lifecycle(TrainerView):
             ) from self._fresh_callbacks
         return _copy_each(self._fresh_callbacks)
 
-    def _use_deterministic(self) -> None:
-        if self.deterministic:
-            torch.use_deterministic_algorithms(True, warn_only=self.deterministic == "warn")
+    @contextmanager
+    def _deterministic_algorithms(self) -> Iterator[None]:
+        before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        try:
+            if self.deterministic:
+                torch.use_deterministic_algorithms(True, warn_only=self.deterministic == "warn")
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _rebind(loops: list[tuple[Loop, Any]]) -> None:
+    """Give loops back what they had bound, so that one that was running when an inner run began can go on."""
+    for loop, bound in loops:
+        loop.__dict__["_bound"] = bound
 
 
 def _copies(callbacks: list[Any]) -> list[Any] | Exception:

@@ -88,7 +88,7 @@ class _Entry:
     def epoch_value(self, all_reduce: Callable[[Any, str], Any]) -> Tensor | None:
         """The reduced value of the epoch, over all processes where ``sync`` asks for it."""
         if self.metric is not None:
-            return self.metric.compute()
+            return self.metric.compute() if getattr(self.metric, "update_called", True) else None
         self.fold()
         if self.total is None:
             return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,6 +171,11 @@ class Run:
             self._bar_values |= results.step_metrics("prog_bar")
         return self._bar_values
 
+    def finish_logging(self) -> None:
+        """Make known what was logged outside of any epoch, as a loop from scratch does."""
+        _, logged = self.close_epoch("train")
+        self.send_to_loggers(logged)
+
     def send_to_loggers(self, metrics: dict[str, float]) -> None:
         """Hand metrics to the loggers, with the optimizer step, and the epoch where one is running."""
         if metrics and self._writes:
@@ -276,10 +282,18 @@ class Run:
         """Ask for the data of a stage again when it is next needed."""
         self._batches.pop(stage, None)
 
-    def forget(self, stage: str) -> None:
-        """Forget the data and the logged values of a stage."""
-        self.reload(stage)
-        self._results.pop(stage, None)
+    @contextmanager
+    def forgetting(self, stage: str) -> Iterator[None]:
+        """A context after which the data of ``stage``, their generators and all logged values are as before it."""
+        known = dict(self._epoch_values), dict(self._bar_values)
+        try:
+            yield
+        finally:
+            for batches in reversed(self._batches.get(stage, [])):
+                batches.rewind()
+            self.reload(stage)
+            self._results.pop(stage, None)
+            self._epoch_values, self._bar_values = known
 
     def data_state(self) -> dict[str, Any] | None:
         """The position of the training data."""

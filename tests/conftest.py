@@ -1,0 +1,36 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    """Every test starts from the same generators, and leaves torch's global switches as they were."""
+    torch.manual_seed(0)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_grad_enabled(True)
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    """``make_trainer(**arguments)``: a Trainer on the CPU that writes nothing and shows nothing, unless told to."""
+    from torchloops import Trainer
+
+    def make(**arguments):
+        quiet = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_checkpointing": False,
+            "default_root_dir": tmp_path,
+        }
+        return Trainer(**{**quiet, **arguments})
+
+    return make
