@@ -161,4 +161,5 @@ def write_results(
     run.say(comparison_table(rounds), result=True)
     for what, file in FILES.items():
         run.say(f"{what:7}{run.path / file}", result=True)
-    run.say("next   torchloops run active_learning --heuristic margin --repeats 10")
+    same = f"torchloops run active_learning -c {run.path / 'config.yaml'}"
+    run.say(f"next   {same} --heuristic margin --repeats 10")

@@ -62,7 +62,7 @@ def test_ls_of_one_recipe_says_what_to_type(capsys):
     assert main(["ls", "active_learning"]) == 0
     text = capsys.readouterr().out
     assert "torchloops run active_learning" in text
-    assert "config, fast" in text
+    assert "ants_bees, config, fast, mnist" in text
 
 
 def test_env_prints_versions(capsys):
