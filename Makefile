@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
+DOCS_READY := $(VENV)/.ready-docs
 UNFINISHED := $(VENV)/.unfinished
 export OMP_NUM_THREADS ?= 2
 # Threads that wait by spinning make small models many times slower on a busy machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench clean
+.PHONY: help demo test lint types format bench docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -37,8 +38,11 @@ types: $(DEV_READY)  ## check types
 bench: $(DEV_READY)  ## run the benchmarks, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
+docs: $(DOCS_READY)  ## build the pages into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
+
 clean:  ## remove the environment and what tools left behind; run folders stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache
 
 define check_python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -63,3 +67,8 @@ $(DEV_READY): pyproject.toml
 	$(check_python)
 	$(call install,.[dev])
 	@touch $(DEMO_READY) $@
+
+$(DOCS_READY): pyproject.toml
+	$(check_python)
+	$(call install,.[docs])
+	@touch $@

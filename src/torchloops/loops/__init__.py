@@ -1,14 +1,16 @@
 """Loop, and the built-in tree of loops.
 
-FitLoop                               epochs
-└── epoch_loop: TrainingEpochLoop     batches
-    ├── batch_loop: TrainingBatchLoop     time splits of a batch
-    │   ├── optimizer_loop: OptimizerLoop     optimizers (automatic optimization)
-    │   └── manual_loop: ManualLoop           the module steps its optimizers itself
-    └── val_loop: EvaluationLoop      data loaders
-        └── epoch_loop: EvaluationEpochLoop   batches
-PredictionLoop                        data loaders
-└── epoch_loop: PredictionEpochLoop   batches
+    FitLoop                               epochs
+    └── epoch_loop: TrainingEpochLoop     batches
+        ├── batch_loop: TrainingBatchLoop     time splits of a batch
+        │   ├── optimizer_loop: OptimizerLoop     optimizers (automatic optimization)
+        │   └── manual_loop: ManualLoop           the module steps its optimizers itself
+        └── val_loop: EvaluationLoop      data loaders
+            └── epoch_loop: EvaluationEpochLoop   batches
+    PredictionLoop                        data loaders
+    └── epoch_loop: PredictionEpochLoop   batches
+
+`Loop` is the base of all of them, and of yours.
 """
 
 from torchloops.loops.evaluation_epoch_loop import EvaluationEpochLoop

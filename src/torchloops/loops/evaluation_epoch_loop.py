@@ -17,10 +17,12 @@ __all__ = ["EvaluationEpochLoop"]
 class EvaluationEpochLoop(Loop):
     """Evaluate every batch of one data loader.
 
-    for batch_idx, batch in enumerate(batches):
-        on_validation_batch_start(batch, batch_idx, dataloader_idx)
-        outputs = validation_step(batch, batch_idx)     # or (batch, batch_idx, dataloader_idx)
-        on_validation_batch_end(outputs, batch, batch_idx, dataloader_idx)
+        for batch_idx, batch in enumerate(batches):
+            on_validation_batch_start(batch, batch_idx, dataloader_idx)
+            outputs = validation_step(batch, batch_idx)     # or (batch, batch_idx, dataloader_idx)
+            on_validation_batch_end(outputs, batch, batch_idx, dataloader_idx)
+
+    Returns from ``run``: nothing; `PredictionEpochLoop` returns the outputs.
     """
 
     resumes_inside = False
