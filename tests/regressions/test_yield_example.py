@@ -39,7 +39,7 @@ def fit(make_trainer, module):
 
 def test_too_few_yields_are_an_error_and_leave_no_parameter_switched_off(make_trainer):
     module = Two(number=(1, 2, 2))
-    with pytest.raises(ConfigurationError, match="Two.training_step yields too few losses: 1"):
+    with pytest.raises(ConfigurationError, match=r"Two\.training_step yields too few losses: 1"):
         fit(make_trainer, module)
     assert all(parameter.requires_grad for parameter in module.parameters())
     module.number = (2, 2, 2)
@@ -64,7 +64,7 @@ def test_a_bare_next_in_the_step_is_an_error(make_trainer):
 
 def test_extra_yields_are_an_error(make_trainer):
     module = Two(number=(3, 2, 2))
-    with pytest.raises(ConfigurationError, match="Two.training_step yields too many losses: yield 3"):
+    with pytest.raises(ConfigurationError, match=r"Two\.training_step yields too many losses: yield 3"):
         fit(make_trainer, module)
     assert module.closed == 1
 
