@@ -136,15 +136,18 @@ class Engine:
             if name not in self._wrapped._forward_methods:
                 self._wrapped.mark_forward_method(name)
             return getattr(self._wrapped, name)
-        method = getattr(module, name)
+        return self.under_precision(getattr(module, name))
+
+    def under_precision(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` with its inputs, computations and output in the run's precision."""
         precision = self.fabric._precision
         if type(precision) is Precision:
-            return method
+            return function
 
         def step(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = precision.convert_input((args, kwargs))
             with precision.forward_context():
-                output = method(*args, **kwargs)
+                output = function(*args, **kwargs)
             return precision.convert_output(output)
 
         return step
