@@ -20,6 +20,7 @@ help:  ## list the targets
 
 demo: $(DEMO_READY)  ## active learning on handwritten digits, beside random: a table, a curve, a saved model
 	@$(BIN)/python -m torchloops run active_learning
+	@echo "To type torchloops yourself: . $(BIN)/activate"
 
 test: $(DEV_READY)  ## run every test
 	$(BIN)/python -m pytest $(ARGS)

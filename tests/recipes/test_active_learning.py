@@ -93,6 +93,19 @@ def test_every_query_is_on_record_once(fast):
         assert len(rows) == rounds[rounds["strategy"] == strategy]["n_labelled"].max()
 
 
+def test_the_saved_model_gives_the_last_test_accuracy(fast):
+    from torchloops import ImageClassifier, Trainer
+    from torchloops.shipped import load_dataset
+
+    folder, _ = fast
+    model = ImageClassifier.load_from_checkpoint(folder / "checkpoints" / "last.ckpt")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    [scores] = trainer.test(model, datamodule=load_dataset("digits"))
+    rounds = pandas.read_csv(folder / "rounds.csv")
+    last = rounds[rounds["strategy"] == "bald"]["test/accuracy"].iloc[-1]
+    assert float(scores["test/accuracy"]) == pytest.approx(last)
+
+
 def test_metrics_have_one_row_an_epoch(fast):
     folder, _ = fast
     metrics = pandas.read_csv(folder / "metrics.csv")
