@@ -21,6 +21,8 @@ _WHERE = {
     "FitLoop": "torchloops.loops",
     "ImageClassificationData": "torchloops.vision",
     "ImageClassifier": "torchloops.vision",
+    "KFoldDataModule": "torchloops.advanced.kfold",
+    "KFoldLoop": "torchloops.advanced.kfold",
     "LearningRateMonitor": "torchloops.callbacks",
     "Loop": "torchloops.loops",
     "LoopModule": "torchloops.module",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -220,6 +221,19 @@ class ActiveLearningDataModule(DataModule):
         """Start over: the initial labels only, drawn as at first, and round 0."""
         self.__dict__.pop("labelled_map", None)
         self.round = 0
+
+    def with_data(self, labelled: Any) -> ActiveLearningDataModule:
+        """The same study over other data: nothing is asked yet, and the first labels are drawn anew.
+
+        Cross-validation makes one a fold. The pool's view, the test data and batch settings are those of
+        ``labelled``, which must be a data module.
+        """
+        study = copy.copy(self)
+        for name in ("source", "truth", "labelled_map", "num_classes"):
+            study.__dict__.pop(name, None)
+        study.labelled, study.pool_dataset, study.test_dataset = labelled, None, None
+        study.round, study._stages, study._warned = 0, set(), False
+        return study
 
     # loaders
 

@@ -79,6 +79,7 @@ class ActiveLearningLoop(Loop):
     """
 
     fit_loop: Loop
+    result_tables = ("rounds", "queries")
 
     def __init__(
         self,

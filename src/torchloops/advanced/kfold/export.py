@@ -1,0 +1,159 @@
+"""The folder of a cross-validation: splits.json, folds.csv, oof_predictions.csv, summary.json and a folder a fold.
+
+The loop hands over what there is to keep; files are written here. Finished folds are read back from their folders, so
+that a later run can add the missing ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchloops.advanced.kfold.records import FoldResult, folds_table, oof_table, summary_table
+from torchloops.advanced.kfold.splits import Splits
+from torchloops.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from torchloops.trainer import Trainer
+
+__all__ = ["KFoldFolder"]
+
+_RESULT = "result.ckpt"
+_KEY = "kfold"
+
+
+class KFoldFolder:
+    """Writes and reads ``export_path``.
+
+    Args:
+        path: the folder; it is made when something is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def splits_file(self) -> Path:
+        return self.path / "splits.json"
+
+    def read_splits(self) -> Splits | None:
+        """The splits written by an earlier run, perhaps edited by hand; None where there are none.
+
+        Raises:
+            DataError: the file is damaged.
+            ConfigurationError: results without splits: the folder belongs to something else.
+        """
+        if not self.splits_file.is_file():
+            if self.finished_folds():
+                raise ConfigurationError(
+                    f"{self.path} holds results of folds but no splits.json, so nobody knows what they were scored on. "
+                    "Give another export_path, or put the file back."
+                )
+            return None
+        try:
+            state = json.loads(self.splits_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.splits_file} is no JSON: {error}. Correct it, or remove it.") from error
+        try:
+            return Splits.from_dict(state)
+        except DataError as error:
+            raise DataError(f"{self.splits_file}: {error}") from error
+
+    def write_splits(self, splits: Splits) -> None:
+        """Write splits.json, a fold a line, so that it can be read and edited."""
+        state = splits.to_dict()
+        folds = state.pop("folds")
+        head = json.dumps(state, indent=2).removesuffix("\n}")
+        lines = ",\n".join(f"    {json.dumps(fold)}" for fold in folds)
+        _write(self.splits_file, f'{head},\n  "folds": [\n{lines}\n  ]\n}}\n')
+
+    def finished_folds(self) -> list[int]:
+        """Folds that have a result here, ascending."""
+        found = [path.parent.name.removeprefix("fold_") for path in self.path.glob(f"fold_*/{_RESULT}")]
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def read_results(self, splits: Splits | None, start: str) -> list[FoldResult]:
+        """Results of finished folds.
+
+        Args:
+            splits: those of this run.
+            start: hash of the initial weights of this run.
+
+        Raises:
+            ConfigurationError: they are of another run: other splits or other initial weights.
+        """
+        from torchloops.trainer.checkpoint import read_checkpoint
+
+        results = []
+        for fold in self.finished_folds():
+            file = self.path / f"fold_{fold}" / _RESULT
+            checkpoint = read_checkpoint(file)
+            state = checkpoint[_KEY]
+            other = []
+            if splits is not None and state["splits"] != splits.hash:
+                other.append("other splits")
+            if state["start"] != start:
+                other.append(f"another initial model (weights {state['start']}, now {start})")
+            if other:
+                raise ConfigurationError(
+                    f"{self.path} belongs to another run: {file.parent.name} was made with {' and '.join(other)}. "
+                    "Give another export_path, or start from the same seed, model and splits to add folds."
+                )
+            results.append(FoldResult.from_state_dict({**state["result"], "weights": checkpoint["state_dict"]}))
+        return results
+
+    def write_fold(self, trainer: Trainer, result: FoldResult, splits: Splits | None, start: str) -> None:
+        """Write a fold's result and weights: a checkpoint that ``load_from_checkpoint`` of the module reads."""
+        from torchloops.trainer.checkpoint import collect_checkpoint, write_checkpoint
+
+        checkpoint = collect_checkpoint(trainer, weights_only=True)
+        state = {name: value for name, value in result.state_dict().items() if name != "weights"}
+        checkpoint["state_dict"] = result.weights
+        checkpoint["epoch"], checkpoint["global_step"] = result.row["epochs"], result.row["steps"]
+        checkpoint[_KEY] = {"result": state, "splits": splits.hash if splits else None, "start": start}
+        folder = self.path / f"fold_{result.fold}"
+        write_checkpoint(checkpoint, folder / _RESULT)
+        _write_table(folder / "oof_predictions.csv", oof_table([result]))
+
+    def write_tables(self, results: list[FoldResult], tables: dict[str, Any], state: dict[str, Any]) -> None:
+        """Write the tables over all folds so far, and ``summary.json``.
+
+        Args:
+            results: of the folds.
+            tables: further tables by name, each with a column ``fold``.
+            state: further entries of ``summary.json``.
+        """
+        _write_table(self.path / "folds.csv", folds_table(results))
+        _write_table(self.path / "oof_predictions.csv", oof_table(results))
+        for name, table in tables.items():
+            _write_table(self.path / f"inner_{name}.csv", table)
+        rows = summary_table(results).to_dict("records")
+        metrics = {
+            row["metric"]: {
+                **{key: _number(row[key]) for key in ("mean", "std", "low", "high", "n_folds", "optimistic")},
+                "values": [_number(result.metrics.get(row["metric"])) for result in results],
+            }
+            for row in rows
+        }
+        text = json.dumps({"metrics": metrics, **state}, indent=2)
+        _write(self.path / "summary.json", text + "\n")
+
+
+def _number(value: Any) -> Any:
+    """A plain number; None for NaN, which JSON does not have."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if value is None or value != value else value
+
+
+def _write_table(path: Path, table: Any) -> None:
+    _write(path, table.to_csv(index=False))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that it holds the old text or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,104 @@
+"""Before the first fold: the data that is split, and the splits."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from torchloops.advanced.kfold.checks import UnusedValidationDataWarning
+from torchloops.advanced.kfold.datamodule import KFoldDataModule
+from torchloops.advanced.kfold.export import KFoldFolder
+from torchloops.advanced.kfold.protocol import ProtocolData, follows_protocol
+from torchloops.advanced.kfold.splits import Splits
+from torchloops.advanced.kfold.splitters import DEFAULT_FOLDS, make_splits, needs_labels, resolve_splitter
+from torchloops.errors import ConfigurationError, DataError
+
+__all__ = ["find_data", "find_splits"]
+
+
+def find_data(trainer: Any) -> KFoldDataModule | ProtocolData:
+    """The data of the fit as something that gives out folds."""
+    given = trainer.training_data
+    if follows_protocol(given):
+        protocol = ProtocolData(given)
+        protocol.trainer = trainer
+        return protocol
+    if not isinstance(given, KFoldDataModule):
+        given = KFoldDataModule.wrap(_own_data(trainer) if given is None else given)
+        if trainer.loaders("validate") and not given.is_study:
+            warnings.warn(
+                "The validation data of the fit is not used in cross-validation: each fold is validated on the part of "
+                "the training data that it holds out. Put its samples into the training data, or leave it out.",
+                UnusedValidationDataWarning,
+                stacklevel=2,
+            )
+    given.trainer = trainer
+    given.splits = None
+    return given
+
+
+def _own_data(trainer: Any) -> Any:
+    """The training data of the module itself."""
+    loaders = trainer.loaders("train")
+    if not loaders:
+        raise DataError(
+            "There is no training data to split. Give fit() a KFoldDataModule, a data module, a loader or a data set."
+        )
+    return loaders[0]
+
+
+def find_splits(
+    loop: Any, data: KFoldDataModule | ProtocolData, folder: KFoldFolder | None
+) -> tuple[Splits | None, int]:
+    """``(splits, number of folds)``; splits are None where the data module makes them itself.
+
+    They are read from the folder where it has them, else made, and written there.
+
+    Raises:
+        ConfigurationError: the folder's splits are of another run.
+        DataError: the splits are refused.
+    """
+    if isinstance(data, ProtocolData):
+        if loop.splitter is not None:
+            raise ConfigurationError(
+                f"splitter was given, but {type(data.datamodule).__name__} makes its folds itself (setup_folds). "
+                "Leave splitter out, or remove setup_folds."
+            )
+        count = loop.num_folds or DEFAULT_FOLDS
+        data.set_up(count)
+        return None, count
+    groups = data.groups
+    splitter = resolve_splitter(
+        loop.splitter, loop.num_folds, loop.num_repeats, loop.seed, lambda: data.targets, groups
+    )
+    stored = folder.read_splits() if folder is not None else None
+    if stored is not None:
+        _check_same_run(stored, loop, splitter, data, folder)
+        splits = stored.check(None if type(splitter).__name__ == "PredefinedSplit" else groups)
+    else:
+        splits = make_splits(splitter, data.n_samples, _labels(data, splitter), groups, loop.num_folds, loop.seed)
+        if folder is not None and loop.trainer.is_global_zero:
+            folder.write_splits(splits)
+    data.splits = splits
+    return splits, len(splits)
+
+
+def _labels(data: KFoldDataModule, splitter: Any) -> np.ndarray | None:
+    """Labels for the splitter; read out of the items only where it stratifies and they are nowhere else."""
+    return data.read_targets() if needs_labels(splitter) else data.targets
+
+
+def _check_same_run(stored: Splits, loop: Any, splitter: Any, data: KFoldDataModule, folder: Any) -> None:
+    """Refuse splits that were made for other data or with other settings."""
+    now = {"n_samples": data.n_samples, "splitter": type(splitter).__name__, "seed": loop.seed}
+    repeats = int(getattr(splitter, "n_repeats", 1))
+    now |= {"num_repeats": repeats} | ({} if loop.num_folds is None else {"num_folds": loop.num_folds * repeats})
+    found = {**{name: getattr(stored, name) for name in now if name != "num_folds"}, "num_folds": len(stored)}
+    other = [f"{name} {found[name]} (now {value})" for name, value in now.items() if found[name] != value]
+    if other:
+        raise ConfigurationError(
+            f"{folder.path} belongs to another run: its splits.json has {', '.join(other)}. Give another export_path, "
+            "or the arguments and data of that run."
+        )
