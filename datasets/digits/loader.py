@@ -34,9 +34,7 @@ def load(
     digits = load_digits()
     images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)
     targets = torch.from_numpy(digits.target).long()
-    train, test = train_test_split(
-        range(len(targets)), test_size=TEST_SIZE, stratify=digits.target, random_state=seed
-    )
+    train, test = train_test_split(range(len(targets)), test_size=TEST_SIZE, stratify=digits.target, random_state=seed)
     return ImageClassificationData.from_datasets(
         train_dataset=TensorDataset(images[train], targets[train]),
         test_dataset=TensorDataset(images[test], targets[test]),

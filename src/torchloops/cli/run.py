@@ -36,13 +36,9 @@ def _common(
     fast: Annotated[
         bool, Parameter(negative=(), group=_RUN, help="A small run that ends within 20 s on two cores.")
     ] = False,
-    dry_run: Annotated[
-        bool, Parameter(negative=(), group=_RUN, help="Print the options as YAML and stop.")
-    ] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), group=_RUN, help="Print the options as YAML and stop.")] = False,
     out: Annotated[str, Parameter(group=_RUN, help="Folder for the folders of all runs.")] = "runs",
-    name: Annotated[
-        str | None, Parameter(group=_RUN, help="Added to the number of the run: 003_NAME.")
-    ] = None,
+    name: Annotated[str | None, Parameter(group=_RUN, help="Added to the number of the run: 003_NAME.")] = None,
     quiet: Annotated[
         bool, Parameter(name=["--quiet", "-q"], negative=(), group=_RUN, help="Print only the results.")
     ] = False,
@@ -122,9 +118,7 @@ def _own_parameters(main: Callable[..., Any], recipe: Recipe) -> list[inspect.Pa
         )
     defaults = read_yaml(recipe.configs["config"]) if "config" in recipe.configs else {}
     return [
-        parameter.replace(
-            kind=inspect.Parameter.KEYWORD_ONLY, default=defaults.get(parameter.name, parameter.default)
-        )
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=defaults.get(parameter.name, parameter.default))
         for parameter in parameters[1:]
     ]
 
@@ -149,9 +143,7 @@ def _launch(
     folder = RunFolder.create(out, recipe.name, name=name, quiet=quiet, verbose=verbose)
     with folder as run:
         run.describe(options, shlex.join(command))
-        run.say(
-            f"recipe {recipe.name} - {run.path} - seed {options.get('seed')} - {describe_device(options)}"
-        )
+        run.say(f"recipe {recipe.name} - {run.path} - seed {options.get('seed')} - {describe_device(options)}")
         main(run, **options)
         _compare(run, recipe, options)
 
