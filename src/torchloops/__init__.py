@@ -37,7 +37,10 @@ _WHERE = {
     "Trainer": "torchloops.trainer",
     "TrainingBatchLoop": "torchloops.loops",
     "TrainingEpochLoop": "torchloops.loops",
+    "ValidationGuidedLoop": "torchloops.advanced.validation_guided",
+    "YieldLoop": "torchloops.advanced.yielding",
     "download_data": "torchloops.vision",
+    "scale_gradients": "torchloops.advanced.validation_guided",
     "seed_everything": "torchloops.seeding",
 }
 
