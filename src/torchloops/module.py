@@ -124,7 +124,8 @@ class LoopModule(nn.Module):
             prog_bar: show it in the progress bar.
             logger: hand it to the loggers.
             on_step, on_epoch: log the value of each step, the reduction over the epoch, or both (then as
-                ``name_step`` and ``name_epoch``). Default: per step in training steps, else per epoch.
+                ``name_step`` and ``name_epoch``). Default: per step in training steps, else per epoch, so that
+                ``on_epoch=True`` alone gives both in a training step.
             reduce_fx: "mean" (weighted by batch size), "sum", "min" or "max" over the epoch.
             sync_dist: reduce over all processes.
             batch_size: samples the value stands for. Default: size of the first tensor of the batch.

@@ -105,8 +105,8 @@ def run_case(name, folder, processes, **more):
     seed_everything(4)
     module = build()
     trainer = Trainer(
-        accelerator="cpu", max_epochs=2, enable_progress_bar=False, default_root_dir=folder / name, num_sanity_val_steps=1,
-        **strategy, **options, **more,
+        accelerator="cpu", max_epochs=2, enable_progress_bar=False, default_root_dir=folder / name,
+        num_sanity_val_steps=1, **strategy, **options, **more,
     )  # fmt: skip
     trainer.fit(module, loader(40, 0, processes), loader(20, 1, processes))
     result = {

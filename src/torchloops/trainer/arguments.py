@@ -35,16 +35,27 @@ def make_limits(
     min_steps: int | None,
     max_time: Any,
     fast: int,
-) -> Limits:
-    """The limits of a fit from the Trainer's arguments."""
+) -> tuple[Limits, list[str]]:
+    """The limits of a fit from the Trainer's arguments, and a line for each argument that is wrong."""
     if fast:
-        return Limits(max_epochs=1, max_steps=fast)
-    for name, value in (("max_epochs", max_epochs), ("max_steps", max_steps)):
-        if value is not None and value < -1:
-            raise ConfigurationError(f"{name} is a number of {name[4:]} or -1 for no limit, got {value}.")
+        return Limits(max_epochs=1), []
+    limits = {"max_epochs": max_epochs, "max_steps": max_steps, "min_epochs": min_epochs, "min_steps": min_steps}
+    wrong = [
+        f"{name} is a number of {name[4:]} (int)"
+        f"{' or -1 for no limit' if name.startswith('max') else ', 0 or more'}, got {value!r}."
+        for name, value in limits.items()
+        if value is not None and (not isinstance(value, int) or value < (-1 if name.startswith("max") else 0))
+    ]
+    try:
+        seconds = _seconds(max_time)
+    except (TypeError, ValueError):
+        seconds = None
+        wrong.append(
+            f'max_time is a timedelta, a dict of its arguments, a text "DD:HH:MM:SS" or seconds, got {max_time!r}.'
+        )
     if max_epochs is None:
         max_epochs = -1 if max_steps != -1 or max_time is not None else 1000
-    return Limits(max_epochs, max_steps, min_epochs or 0, min_steps or 0, _seconds(max_time))
+    return Limits(max_epochs, max_steps, min_epochs or 0, min_steps or 0, seconds), wrong
 
 
 def _seconds(max_time: Any) -> float | None:
@@ -55,16 +66,21 @@ def _seconds(max_time: Any) -> float | None:
     if isinstance(max_time, timedelta):
         return max_time.total_seconds()
     if isinstance(max_time, str):
-        parts = max_time.strip().split(":")
-        if len(parts) != 4 or not all(part.isdigit() for part in parts):
-            raise ConfigurationError(f'max_time as text is "DD:HH:MM:SS", got {max_time!r}.')
-        days, hours, minutes, seconds = map(int, parts)
+        days, hours, minutes, seconds = map(int, max_time.split(":"))
         return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
     return float(max_time)
 
 
-def check_limits(trainer: Trainer) -> None:
-    """Refuse numbers of batches that make no sense, all of them in one error.
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and value >= 0 and not (isinstance(value, float) and value > 1.0)
+
+
+def check_limits(trainer: Trainer, wrong: list[str]) -> None:
+    """Refuse arguments that make no sense, all of them in one error.
+
+    Args:
+        trainer: the Trainer that has them.
+        wrong: lines about others that were found wrong before.
 
     Raises:
         ConfigurationError: with a line for each wrong argument.
@@ -72,13 +88,16 @@ def check_limits(trainer: Trainer) -> None:
     names = {"train": "train", "validate": "val", "test": "test", "predict": "predict"}
     shares = {f"limit_{name}_batches": trainer.limit_batches[stage] for stage, name in names.items()}
     shares |= {"overfit_batches": trainer.overfit_batches, "val_check_interval": trainer.val_check_interval}
-    wrong = [
+    wrong += [
         f"{name} is a number of batches (int, 0 or more) or a share of them (float, 0.0 to 1.0), got {value!r}."
         for name, value in shares.items()
-        if value is not None and (value < 0 or (isinstance(value, float) and value > 1.0))
+        if value is not None and not _is_share(value)
     ]
+    if trainer.val_check_interval == 0:
+        wrong.append("val_check_interval is above 0; to leave validation out set limit_val_batches=0.")
     counts = {name: getattr(trainer, name) for name in ("accumulate_grad_batches", "log_every_n_steps")}
-    counts["check_val_every_n_epoch"] = trainer.check_val_every_n_epoch or 1
+    if trainer.check_val_every_n_epoch is not None:
+        counts["check_val_every_n_epoch"] = trainer.check_val_every_n_epoch
     wrong += [
         f"{name} is an int of 1 or more, got {value!r}."
         for name, value in counts.items()
@@ -99,6 +118,9 @@ def default_callbacks(callbacks: Any, progress_bar: bool, checkpointing: bool, f
     if callbacks is None:
         callbacks = []
     found = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    for callback in found:
+        if isinstance(callback, type):
+            raise ConfigurationError(f"Callbacks are objects, got the class {callback.__name__}. Give an instance.")
     given = any(isinstance(callback, ModelCheckpoint) for callback in found)
     if given and not checkpointing:
         raise ConfigurationError("A ModelCheckpoint was given with enable_checkpointing=False. Leave one of them out.")

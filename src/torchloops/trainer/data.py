@@ -33,7 +33,9 @@ class Batches:
     def __init__(self, loader: Any, limit: float | int | None = None) -> None:
         self.loader = loader
         self.num_batches = number_of_batches(loader, limit)
-        self._limited = limit is not None and self.num_batches < number_of_batches(loader)
+        length = number_of_batches(loader)
+        self._limited = limit is not None and self.num_batches < length
+        self._has_length = length < float("inf")
         self._next_epoch = 0
         self.last = False
         self._iterator: Iterator[Any] = iter(())
@@ -70,7 +72,7 @@ class Batches:
         else:
             self._epoch_start = {"random": random_state(), "loader": _generator_states(self.loader)}
             iterator = iter(self.loader)
-        self._iterator = iterator if self.num_batches < float("inf") else self._look_ahead(iterator)
+        self._iterator = iterator if self._has_length else self._look_ahead(iterator, skip)
         return self._iterator
 
     def end_epoch(self) -> None:
@@ -104,9 +106,16 @@ class Batches:
         restore_random_state(now)
         return iterator
 
-    def _look_ahead(self, iterator: Iterator[Any]) -> Iterator[Any]:
+    def _look_ahead(self, iterator: Iterator[Any], skip: int) -> Iterator[Any]:
         nothing = object()
+        if self.num_batches < float("inf"):
+            iterator = islice(iterator, max(0, len(self) - skip))
         ahead = next(iterator, nothing)
+        if ahead is nothing and not skip:
+            raise DataError(
+                f"The data loader ({type(self.loader).__name__}) gave no batches. Give it data; an iterator that can "
+                "be gone through only once is empty in the second epoch: give an object whose __iter__ starts over."
+            )
         while ahead is not nothing:
             batch, ahead = ahead, next(iterator, nothing)
             self.last = ahead is nothing
@@ -210,7 +219,8 @@ def as_loaders(given: Any) -> list[Any]:
         return []
     loaders = list(given) if isinstance(given, list | tuple) and _holds_loaders(given) else [given]
     for loader in loaders:
-        if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        iterable = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
+        if not iterable or isinstance(loader, str | bytes):
             raise DataError(
                 f"Expected a data loader (an iterable of batches), got {type(loader).__name__}. "
                 "Wrap a data set: torch.utils.data.DataLoader(dataset, batch_size=...)."

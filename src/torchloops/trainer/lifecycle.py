@@ -169,7 +169,11 @@ class Lifecycle(TrainerView):
 
     def batch_limit(self, stage: str) -> int | float | None:
         """How many batches of a stage run (int), or which share of them (float); None: all."""
-        return self.limit_batches["sanity_check" if self.sanity_checking else stage]
+        limit = self.limit_batches[stage]
+        if not self.sanity_checking or limit == 0:
+            return limit
+        tried = self.limit_batches["sanity_check"]
+        return limit if tried is None or (isinstance(limit, int) and limit < tried) else tried
 
     def batch_mover(self) -> Any:
         """``move(batch, dataloader_idx)`` that brings a batch to the device; None where nothing is to do."""
@@ -206,7 +210,7 @@ class Lifecycle(TrainerView):
         self._module = model if model is not None else self._module
         self._given, self._overfit = given, None
         self._ready_stages = []
-        if datamodule is not None or any(value is not None for value in given.values()):
+        if name == "fit" or datamodule is not None or any(value is not None for value in given.values()):
             self.datamodule = datamodule
         if self.datamodule is not None:
             self.datamodule.trainer = self

@@ -74,7 +74,7 @@ class _Entry:
         """Reduce what is pending to one number."""
         if not self.waiting:
             return
-        values = torch.stack([v if isinstance(v, Tensor) else torch.tensor(float(v)) for v in self.pending]).flatten()
+        values = _stacked(self.name, self.pending)
         values = values.float() if values.device.type == "mps" else values.double()
         if self.reduction == "mean":
             sizes = torch.tensor(self.sizes, dtype=values.dtype, device=values.device)
@@ -178,10 +178,11 @@ class Results:
         self, name: str, value: Any, prog_bar: bool, logger: bool | None, on_step: bool | None,
         on_epoch: bool | None, reduce_fx: Any, sync: bool, add_dataloader_idx: bool,
     ) -> _Entry:  # fmt: skip
-        if on_step is None:
-            on_step = self.training and self.step_level if on_epoch is None else not on_epoch
+        by_step = self.training and self.step_level
         if on_epoch is None:
-            on_epoch = not (self.training and self.step_level)
+            on_epoch = not by_step or on_step is False
+        if on_step is None:
+            on_step = by_step
         reduction = _REDUCTIONS.get(reduce_fx)
         if reduction is None:
             raise ConfigurationError(
@@ -274,6 +275,20 @@ class Results:
             self._by_loader[None][name] = entry
             if entry.on_step and entry.logger:
                 self._logged_per_step.append(entry)
+
+
+def _stacked(name: str, values: list[Any]) -> Tensor:
+    """Logged numbers as a tensor ``(n_values,)``."""
+    tensors = [value if isinstance(value, Tensor) else torch.tensor(float(value)) for value in values]
+    try:
+        stacked = torch.stack(tensors).flatten()
+        if len(stacked) == len(values):
+            return stacked
+    except RuntimeError:  # shapes () and (1,), or devices, differ
+        pass
+    for tensor in tensors:
+        _check_scalar(name, tensor)
+    return torch.stack([tensor.reshape(()).to(tensors[-1].device) for tensor in tensors])
 
 
 def _check_scalar(name: str, value: Any) -> None:

@@ -131,8 +131,8 @@ class Trainer(Lifecycle):
         self.reload_dataloaders_every_n_epochs = reload_dataloaders_every_n_epochs
         self.default_root_dir = default_root_dir
         self.datamodule: Any = None
-        limits = make_limits(max_epochs, max_steps, min_epochs, min_steps, max_time, fast)
-        check_limits(self)
+        limits, wrong = make_limits(max_epochs, max_steps, min_epochs, min_steps, max_time, fast)
+        check_limits(self, wrong)
         self.engine = Engine(accelerator, devices, num_nodes, strategy, precision)
         self._configured_callbacks = default_callbacks(callbacks, enable_progress_bar, enable_checkpointing, bool(fast))
         self._logger = False if fast else logger
