@@ -162,7 +162,8 @@ def make_splits(
         )
     _check_numbers(splitter, n_samples, labels, groups, total // repeats)
     try:
-        pairs = list(splitter.split(inputs, labels, None if is_predefined else groups))
+        wanted = needs_groups(splitter) or not type(splitter).__module__.startswith("sklearn.")
+        pairs = list(splitter.split(inputs, labels, groups if wanted else None))
     except ValueError as error:
         raise DataError(f"{type(splitter).__name__} cannot split {n_samples} samples: {error}") from error
     folds = [
