@@ -33,7 +33,7 @@ def random_state() -> dict[str, Any]:
         "python": [version, list(keys), gauss],
         "numpy": [name, torch.from_numpy(vector.astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
 
 
