@@ -613,7 +613,9 @@ def test_it_runs_inside_active_learning(make_trainer):
     assert len(loop.fit_loop.epoch_loop.guide_indices) == 6
 
 
-@pytest.mark.parametrize("settings", [{}, {"every_n_steps": 3}, {"scale": "reweight"}, {"guide_batches": None}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"every_n_steps": 3}, {"scale": "reweight", "every_n_steps": 3}, {"guide_batches": None}]
+)
 def test_a_cut_run_goes_on_where_it_was(make_trainer, tmp_path, settings):
     guide = DataLoader(random_dataset(48, seed=1), batch_size=16, shuffle=True)
 

@@ -92,7 +92,6 @@ class GuidePass:
         guide_step: ``(module, batch) -> loss``; None: the module's ``training_step``.
         mode: "eval", or "train" to leave the module's modes as they are.
         seed: of the random generators that only the guide pass draws from.
-        is_sharded: each process has its own part of the guide data.
     """
 
     def __init__(
@@ -102,9 +101,8 @@ class GuidePass:
         guide_step: Callable[[Any, Any], Tensor] | None,
         mode: str,
         seed: int,
-        is_sharded: bool,
     ) -> None:
-        self.trainer, self.data, self.mode, self.is_sharded = trainer, data, mode, is_sharded
+        self.trainer, self.data, self.mode = trainer, data, mode
         self._move = trainer.batch_mover()
         self._loss = _loss_function(trainer, guide_step)
         self._loggers = [part for part in trainer.module.modules() if "log" in part.__dict__]
@@ -127,7 +125,7 @@ class GuidePass:
             for batch_idx, batch in enumerate(self._batches()):
                 loss = self._loss(batch, batch_idx, index).detach()
                 total, count = loss if total is None else total + loss, count + 1
-        total = self.trainer.engine.all_reduce(total, "sum" if self.is_sharded and reduction == "sum" else "mean")
+        total = self.trainer.engine.all_reduce(total, "mean")  # so that a sum is over batches of all processes together
         return total / count if reduction == "mean" else total
 
     def gradient(self, index: int, parameters: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:

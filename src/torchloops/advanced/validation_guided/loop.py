@@ -171,20 +171,13 @@ class ValidationGuidedLoop(TrainingEpochLoop):
         loader = self._guide_dataloader
         if loader is None and self._cut is not None:
             loader = self._cut.guide
-        sharded = trainer.engine.setup_loader(loader, trainer.use_distributed_sampler)
-        guide = GuidePass(
-            trainer,
-            GuideBatches(sharded, self.guide_batches),
-            self.guide_step,
-            self.guide_mode,
-            self.seed,
-            is_sharded=sharded is not loader,
-        )
-        guided = GuidedSteps(self, guide)
+        loader = trainer.engine.setup_loader(loader, trainer.use_distributed_sampler)
+        data = GuideBatches(loader, self.guide_batches)
+        guided = GuidedSteps(self, GuidePass(trainer, data, self.guide_step, self.guide_mode, self.seed))
         if self._saved is not None:
             guided.load_state_dict(self._saved)
             self._saved = None
-        if self.scale != "reweight" and not self._has_warned:
+        if self.scale != "reweight" and not self._has_warned and trainer.is_global_zero:
             clips = bool(trainer.gradient_clip_val) and trainer.gradient_clip_algorithm == "norm"
             self._has_warned = warn_if_cancelled(trainer.optimizers, clips)
         return guided

@@ -25,7 +25,8 @@ _HISTORY = 1000  # earlier guide losses that a scale function sees
 class _Track:
     """One optimizer: its steps so far, and what the last guide pass gave for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: int) -> None:
+        self.every = every
         self.steps = 0
         self.guided_at = -1
         self.history: deque[Tensor] = deque(maxlen=_HISTORY)
@@ -34,12 +35,16 @@ class _Track:
         self.share: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        factor = self.factor
-        return {"steps": self.steps, "factor": factor, "history": list(self.history)}
+        direction = self.direction if self.every > 1 else []  # else it is computed again at the next step
+        return {
+            "steps": self.steps, "guided_at": self.guided_at, "factor": self.factor,
+            "history": list(self.history), "direction": direction,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps, self.factor = state["steps"], state["factor"]
+        self.steps, self.guided_at, self.factor = state["steps"], state["guided_at"], state["factor"]
         self.history.extend(state["history"])
+        self.direction = list(state["direction"])
 
 
 class GuidedSteps:
@@ -63,7 +68,7 @@ class GuidedSteps:
         self.index = {id(optimizer): index for index, optimizer in enumerate(optimizers)}
         names = trainer.run.optimization.names or [str(index) for index in range(len(optimizers))]
         self.suffixes = [f"/{name}" if self.several else "" for name in names]
-        self.tracks = [_Track() for _ in optimizers]
+        self.tracks = [_Track(self.every) for _ in optimizers]
         self.calls = 0
         run = trainer.run
         if loop.scale == "reweight":
@@ -157,4 +162,4 @@ class GuidedSteps:
         """Take back what `state_dict` returned."""
         self.guide.load_state_dict(state["guide"])
         for track, saved in zip(self.tracks, state["tracks"], strict=True):
-            track.load_state_dict(saved)
+            track.load_state_dict(self.trainer.to_device(saved))
