@@ -75,6 +75,8 @@ def is_overridden(owner: Any, name: str) -> bool:
         return callable(owner.__dict__[name])
     for cls in type(owner).__mro__:
         if name in cls.__dict__:
+            if cls.__dict__[name] is None:  # a subclass that takes a hook back
+                return False
             return cls not in _BASE_CLASSES and not f"{cls.__module__}.".startswith(_LIGHTNING)
     return False
 

@@ -82,6 +82,7 @@ class FitLoop(Loop):
             for part in loops_in(self):
                 part.progress.total = 0
         self.progress.total = trainer.current_epoch
+        trainer.state.min_epochs = self.min_epochs
         trainer.run.enter_stage("train")
         trainer.train_batches  # noqa: B018  says early that there is no data
         trainer.call_hook("on_train_start")

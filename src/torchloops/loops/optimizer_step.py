@@ -133,8 +133,8 @@ class OptimizerStep:
             if due and not self.starts:
                 self._make_ready()
             return None
-        self.output = {"loss": loss.detach()} if output is loss else {**output, "loss": loss.detach()}
         self.backpropagate(loss, due)
+        self.output = {"loss": loss.detach()} if output is loss else {**output, "loss": loss.detach()}
         return loss
 
     def backpropagate(self, loss: Tensor, due: bool) -> None:

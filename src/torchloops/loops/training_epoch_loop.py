@@ -190,7 +190,10 @@ class _BoundEpoch:
         self.in_batch_end = False
         self.num_batches = batches.num_batches
         self.max_steps = float("inf") if loop.max_steps == -1 else loop.max_steps
-        self.min_steps, self.min_epochs = loop.min_steps, trainer.min_epochs
+        self.min_steps, self.min_epochs = (
+            loop.min_steps,
+            trainer.min_epochs if run.state.min_epochs is None else run.state.min_epochs,
+        )
         self.has_deadline = run.state.limits.max_seconds is not None
         self.stopped = False
         self.next_batch: Any = None

@@ -40,6 +40,7 @@ class TrainerState:
         batch_idx: index of the training batch in its epoch.
         is_last_batch: the training batch ends its epoch.
         in_epoch: an epoch of training is running, its end hooks included.
+        min_epochs: epochs before ``should_stop`` is heeded, where the running fit loop has its own; else None.
     """
 
     current_epoch: int = 0
@@ -50,6 +51,7 @@ class TrainerState:
     batch_idx: int = 0
     is_last_batch: bool = False
     in_epoch: bool = False
+    min_epochs: int | None = None
     limits: Limits = field(default_factory=Limits)
     started: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0
