@@ -74,7 +74,7 @@ class FoldSource:
         dataset: Any = Subset(view, list(sample_ids))
         collate = self.collate_fn
         if type(view) is TensorDataset and collate is default_collate:
-            dataset, collate = _TensorRows(view.tensors, sample_ids), _as_it_is
+            dataset, collate = _TensorRows(view.tensors, sample_ids), _collate_rows
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -101,11 +101,15 @@ class _TensorRows(Dataset[Any]):
 
     def __getitems__(self, positions: list[int]) -> Any:
         rows = self.indices[positions]
-        return [tensor[rows] for tensor in self.tensors]
+        return _Gathered(tensor[rows] for tensor in self.tensors)
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+class _Gathered(list[torch.Tensor]):
+    """A batch that needs no collating."""
+
+
+def _collate_rows(samples: Any) -> Any:
+    return list(samples) if isinstance(samples, _Gathered) else default_collate(samples)
 
 
 def source_of(
