@@ -1,6 +1,6 @@
 """FitLoop and TrainingEpochLoop: counters, limits, when validation runs, and one fit after another."""
 
-import time
+from datetime import timedelta
 
 import pytest
 import torch
@@ -149,12 +149,17 @@ def test_without_limits_a_fit_has_1000_epochs_and_with_steps_any_number(make_tra
     assert make_trainer(max_time=3).max_epochs == -1
 
 
-@pytest.mark.parametrize("max_time", [0.05, {"milliseconds": 50}])
-def test_max_time_ends_a_fit_in_the_middle_of_an_epoch(make_trainer, max_time):
-    trainer = make_trainer(max_time=max_time, callbacks=On("on_train_batch_end", lambda *a: time.sleep(0.01)))
-    fit(trainer, n_train=100)
-    assert trainer.current_epoch == 1
-    assert 1 <= trainer.global_step < 20
+@pytest.mark.parametrize("max_time", [50, {"seconds": 50}, timedelta(seconds=50), "00:00:00:50"])
+def test_max_time_ends_a_fit_in_the_middle_of_an_epoch(make_trainer, monkeypatch, max_time):
+    clock = [1000.0]
+    monkeypatch.setattr("torchloops.trainer.state.time.monotonic", lambda: clock[0])
+
+    def ten_seconds_pass(*args):
+        clock[0] += 10.0
+
+    trainer = make_trainer(max_time=max_time, callbacks=On("on_train_batch_end", ten_seconds_pass))
+    fit(trainer, n_train=4)
+    assert (trainer.current_epoch, trainer.global_step) == (2, 5)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("00:00:00:05", 5), ("01:00:01:00", 86460)])
