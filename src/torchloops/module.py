@@ -247,7 +247,8 @@ def attach_module(module: nn.Module, trainer: Any) -> None:
 
 def _reduce_without_loans(module: nn.Module, protocol: Any) -> Any:
     """How a module that runs is copied and pickled: without what `attach_module` and `bind_log` lent it."""
-    how, arguments, state, *rest = type(module).__reduce_ex__(module, protocol)
+    reduced: Any = type(module).__reduce_ex__(module, protocol)
+    how, arguments, state, *rest = reduced
     loans = {"log", "__reduce_ex__", *_LENT}
     if not isinstance(getattr(type(module), "trainer", None), property):
         loans.add("trainer")

@@ -264,10 +264,11 @@ def test_configure_callbacks(kind, fit_ours):
     assert given.epochs == ([] if kind == "ours" else [0, 1, 2])  # the module's callback takes the place of its type
 
 
-def test_early_stopping_of_lightning_stops_our_trainer(fit_ours):
+@pytest.mark.parametrize("monitor", ["val_loss", "train_loss", "train_loss_epoch"])
+def test_early_stopping_of_lightning_stops_our_trainer(monitor, fit_ours):
     class Stopping(Classifier):
         def configure_callbacks(self):
-            return pl.callbacks.EarlyStopping("val_loss", patience=1, min_delta=100.0)
+            return pl.callbacks.EarlyStopping(monitor, patience=1, min_delta=100.0)
 
     module = Stopping()
     trainer = fit_ours(module, loader(), loader(16), max_epochs=10)

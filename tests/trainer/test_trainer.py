@@ -438,6 +438,12 @@ def test_something_that_is_no_loader(wrong, make_trainer):
 def test_several_training_loaders(make_trainer):
     with pytest.raises(ConfigurationError, match=r"one data loader, got 2.*ConcatDataset"):
         make_trainer(max_epochs=1).fit(TinyClassifier(), [train(), train()])
+    with pytest.raises(ConfigurationError, match="one data loader, got 2"):
+        make_trainer(max_epochs=1).fit(TinyClassifier(), {"a": train(), "b": train()})
+
+
+def test_a_dict_of_loaders_is_several_loaders(make_trainer):
+    assert len(make_trainer().validate(TwoLoaders(), {"a": train(8), "b": train(8)})) == 2
 
 
 def test_a_share_of_a_stream(make_trainer):
@@ -579,6 +585,16 @@ def test_a_training_step_with_too_many_arguments_for_what_is_passed(make_trainer
 def test_entry_points_refuse_what_is_no_module(make_trainer):
     with pytest.raises(ConfigurationError, match=r"takes an nn\.Module, got type"):
         make_trainer().fit(TinyClassifier, train())
+
+
+def test_a_compiled_module_is_refused_and_one_compiled_in_place_trains(make_trainer):
+    module = TinyClassifier()
+    with pytest.raises(ConfigurationError, match=r"module\.compile\(\)"):
+        make_trainer(max_epochs=1).fit(torch.compile(module, backend="eager"), train())
+    module.compile(backend="eager")
+    before = module.head.weight.detach().clone()
+    make_trainer(max_epochs=1).fit(module, train())
+    assert not torch.equal(module.head.weight, before)
 
 
 # one run inside another

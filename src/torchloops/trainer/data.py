@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -210,14 +210,17 @@ def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
 
 
 def as_loaders(given: Any) -> list[Any]:
-    """A list of loaders from one loader, a list of them, or None; a data set is refused.
+    """A list of loaders from one loader, a list or dict of them, or None; a data set is refused.
 
     Raises:
         DataError: not iterable, or a data set instead of a loader.
     """
     if given is None:
         return []
-    loaders = list(given) if isinstance(given, list | tuple) and _holds_loaders(given) else [given]
+    if isinstance(given, Mapping):
+        loaders = list(given.values())
+    else:
+        loaders = list(given) if isinstance(given, list | tuple) and _holds_loaders(given) else [given]
     for loader in loaders:
         iterable = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
         if not iterable or isinstance(loader, str | bytes):

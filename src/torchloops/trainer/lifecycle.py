@@ -207,6 +207,11 @@ class Lifecycle(TrainerView):
             )
         if model is not None and not isinstance(model, nn.Module):
             raise ConfigurationError(f"trainer.{name}() takes an nn.Module, got {type(model).__name__}.")
+        if hasattr(model, "_orig_mod"):
+            raise ConfigurationError(
+                f"trainer.{name}() takes the module itself, got what torch.compile made of it. Compile the part that "
+                "computes (self.net = torch.compile(self.net)), or in place: module.compile()."
+            )
         self._module = model if model is not None else self._module
         self._given, self._overfit = given, None
         self._ready_stages = []

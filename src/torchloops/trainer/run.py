@@ -109,8 +109,8 @@ class Run:
         """
         module = self.trainer.module
         callbacks = [callback for callback in self.callbacks if is_overridden(callback, name)]
-        first = [callback for callback in callbacks if not getattr(callback, "order", 0)]
-        after = sorted((c for c in callbacks if getattr(c, "order", 0)), key=lambda c: c.order)
+        first = [callback for callback in callbacks if not _order(callback)]
+        after = sorted((callback for callback in callbacks if _order(callback)), key=_order)
         found: list[Callable[..., Any]] = []
         if not last:
             found += [partial(getattr(callback, name), self.trainer, module) for callback in first]
@@ -299,6 +299,11 @@ class Run:
         """The position of the training data."""
         batches = self._batches.get("train")
         return batches[0].state_dict() if batches else self.pending_data_state
+
+
+def _order(callback: Any) -> int:
+    """When a callback runs among the others; one of Lightning's that watches a value comes with ours that do."""
+    return getattr(callback, "order", 2 if hasattr(callback, "monitor") else 0)
 
 
 def _step_scheduler(scheduler: Any, metric: Any) -> None:

@@ -232,6 +232,14 @@ class TrainerView:
     def num_val_batches(self) -> list[float]:
         return [batches.num_batches for batches in self.run.batches("validate")]
 
+    @property
+    def num_test_batches(self) -> list[float]:
+        return [batches.num_batches for batches in self.run.batches("test")]
+
+    @property
+    def num_predict_batches(self) -> list[float]:
+        return [batches.num_batches for batches in self.run.batches("predict")]
+
     # logged values
 
     @property
