@@ -35,6 +35,8 @@ def setup(app):
 
 def _to_restructured_text(app, what, name, obj, options, lines):
     """Docstrings are written to be read as text: mark their drawings and tables for Sphinx."""
+    if what == "property" and lines:
+        lines[0] = lines[0].replace(": ", " – ")  # napoleon takes what stands before a colon for a type
     lines[:] = list(_marked(lines))
 
 
