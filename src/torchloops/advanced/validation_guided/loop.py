@@ -35,7 +35,7 @@ class ValidationGuidedLoop(TrainingEpochLoop):
     learning-rate schedule: it starts small and grows as the guide loss falls. Clipping by norm cancels it exactly,
     Adam and its relatives cancel all but its drift; both are warned of. ``scale="reweight"`` (Ren et al. 2018)
     changes the direction instead: it weighs the samples of a batch by how well their gradients agree with the
-    guide's. A step costs one forward pass more for each guide batch; with "reweight" about three times a step.
+    guide's. A step costs one forward pass more for each guide batch; with "reweight" about five times a plain step.
 
     What the guide pass leaves open is decided so: parts are in eval mode, gradients are off, nothing is logged,
     metrics and random generators are untouched, all restored after it; one guide pass for each optimizer's step,

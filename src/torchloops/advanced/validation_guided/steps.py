@@ -135,10 +135,11 @@ class GuidedSteps:
         track = self.tracks[index]
         self.calls += 1
         if track.share is None:
+            inner = getattr(self.loop.batch_loop, "optimizer_loop", self.loop.batch_loop)
             raise ConfigurationError(
                 'scale="reweight" weighs samples inside the training step, and '
-                f"{type(self.loop.batch_loop.optimizer_loop).__name__} does not run it as one step with one loss. Use "
-                'the OptimizerLoop, or scale="inverse".'
+                f"{type(inner).__name__} does not run it as one step with one loss. Use the OptimizerLoop, or "
+                'scale="inverse".'
             )
         if not self.several:
             self.trainer.engine.average_gradients(self._parameters(index))
