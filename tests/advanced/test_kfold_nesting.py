@@ -2,10 +2,11 @@
 
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
-from advanced.kfold_parts import Classifier, Data, Recorded, cross_validate, samples, same_results
+from advanced.kfold_parts import Classifier, Data, Recorded, cross_validate, same_results, samples
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -276,7 +277,8 @@ def test_folds_on_a_local_ray_equal_those_one_after_the_other(tmp_path, sequenti
         import ray
         from ray.util.joblib import register_ray
 
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        path = {"PYTHONPATH": str(Path(__file__).parents[1])}  # where the workers find the classes of this test
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": path})
         register_ray()
         try:
             with joblib.parallel_config(backend="ray", n_jobs=2):

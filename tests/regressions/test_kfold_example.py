@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from advanced.kfold_parts import Classifier, Data, cross_validate, samples, same_results, weights
+from advanced.kfold_parts import Classifier, Data, cross_validate, same_results, samples, weights
 from torch import nn
 from torch.utils.data import TensorDataset
 
