@@ -366,6 +366,7 @@ def test_labels_are_found_without_reading_samples():
     assert find_labels(dataset) == targets
     assert find_labels(Subset(dataset, [3, 1])) == [targets[3], targets[1]]
     assert find_labels(torch.utils.data.ConcatDataset([dataset, dataset])) == targets * 2
+    assert find_labels(torch.utils.data.ConcatDataset([dataset, [1, 2]])) is None
     assert find_labels(TensorDataset(torch.zeros(4, 2))) is None
     assert find_labels(TensorDataset(torch.zeros(4, 2), torch.zeros(4))) is None
 

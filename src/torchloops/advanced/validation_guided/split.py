@@ -14,7 +14,6 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
-    TensorDataset,
 )
 
 from torchloops.advanced.active_learning.splits import draw_samples
@@ -126,14 +125,17 @@ def find_labels(dataset: Any, datamodule: Any = None) -> Sequence[int] | None:
     whole: Any = getattr(datamodule, "train_dataset", None)
     if whole is dataset and getattr(datamodule, "targets", None) is not None:
         return _as_classes(datamodule.targets, len(whole))
-    if isinstance(dataset, Subset):
-        inner = find_labels(dataset.dataset)
-        return None if inner is None else [inner[index] for index in dataset.indices]
     if isinstance(dataset, ConcatDataset):
         parts = [find_labels(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else [label for part in parts for label in part or ()]
-    if isinstance(dataset, TensorDataset):
-        return _as_classes(dataset.tensors[-1], len(dataset)) if len(dataset.tensors) > 1 else None
+    tensors, indices = getattr(dataset, "tensors", None), getattr(dataset, "indices", None)
+    labels: Sequence[int] | None = None
+    if tensors is not None and len(tensors) > 1:
+        labels = _as_classes(tensors[-1], len(tensors[-1]))
+    elif indices is not None and hasattr(dataset, "dataset"):
+        labels = find_labels(dataset.dataset)
+    if tensors is not None or indices is not None:  # a TensorDataset, a Subset, or a data set built like them
+        return labels if labels is None or indices is None else [labels[int(index)] for index in indices]
     for name in ("targets", "labels"):
         values = getattr(dataset, name, None)
         if values is not None:
