@@ -6,9 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from torchloops import Callback, Loop, LoopModule, YieldLoop
+from torchloops import (
+    ActiveLearningDataModule,
+    ActiveLearningLoop,
+    Callback,
+    KFoldDataModule,
+    KFoldLoop,
+    Loop,
+    LoopModule,
+    YieldLoop,
+)
 from torchloops.errors import ConfigurationError
-from torchloops.testing import RecordingCallback, random_batches
+from torchloops.testing import RecordingCallback, TinyClassifier, random_batches, random_dataset
 
 BATCHES = [batch[0][:, :8] for batch in random_batches(5, 16)]
 
@@ -533,6 +542,33 @@ def test_it_runs_in_isolated_inner_runs_and_trains_alike(make_trainer):
     fit(make_trainer, alone)
     assert equal(module, alone)
     assert outer.steps == [20, 20]
+
+
+class Halves(TinyClassifier):
+    """A classifier whose backbone and head have an optimizer each."""
+
+    def training_step(self, batch, batch_idx):
+        features = self.backbone(batch[0])
+        yield nn.functional.cross_entropy(self.head(features.detach()), batch[1]), "head"
+        yield nn.functional.cross_entropy(self.head(features), batch[1]), "backbone"
+
+    def configure_optimizers(self):
+        return {name: torch.optim.SGD(getattr(self, name).parameters(), lr=0.1) for name in ("backbone", "head")}
+
+
+@pytest.mark.parametrize("outer", ["active learning", "folds"])
+def test_it_runs_inside_the_outer_loops(make_trainer, outer):
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit_loop.epoch_loop.batch_loop.connect(optimizer_loop=YieldLoop())
+    if outer == "folds":
+        loop, data = KFoldLoop(num_folds=2), KFoldDataModule(random_dataset(64), batch_size=16)
+    else:
+        settings = {"initial_num_labels": 20, "query_size": 4, "batch_size": 8, "heuristic": "entropy"}
+        loop, data = ActiveLearningLoop(max_rounds=2), ActiveLearningDataModule(random_dataset(64), **settings)
+    loop.connect(trainer.fit_loop)
+    trainer.fit_loop = loop
+    trainer.fit(seeded(Halves), datamodule=data)
+    assert len(loop.folds if outer == "folds" else loop.rounds) == 2
 
 
 def test_a_cut_run_goes_on_where_it_was(make_trainer, tmp_path):
