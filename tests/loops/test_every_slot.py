@@ -150,7 +150,6 @@ def test_evaluate_inside_a_fit_with_a_test_loop_from_scratch(make_trainer):
     trainer = make_trainer()
     trainer.test_loop = slot = Slot(no_work)
     trainer.fit_loop = Slot(lambda trainer: trainer.evaluate("test"))
-    trainer.datamodule = None
 
     class WithTestData(TinyClassifier):
         def test_dataloader(self):

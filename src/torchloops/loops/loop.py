@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError, did_you_mean
+from torchloops.hooks import ANY_NUMBER, number_of_parameters
 from torchloops.loops.replacing import replace_loop
 from torchloops.loops.stop_iteration import refuse_leaked_stop
 from torchloops.loops.tree import children_of, draw_tree, loops_in, paths_in
@@ -44,9 +45,9 @@ class Progress:
 
 
 class _Plan:
-    """Which optional hooks a loop defines, and which of them take the arguments of ``run``."""
+    """Which optional hooks a loop defines, and how many of the arguments of ``run`` its hooks take."""
 
-    __slots__ = ("advance_takes_arguments", "run_start_takes_arguments", "start_takes_arguments", *_OPTIONAL_HOOKS)
+    __slots__ = ("advance_start_takes", "advance_takes", "run_start_takes", *_OPTIONAL_HOOKS)
     skip: bool
     reset: bool
     run_context: bool
@@ -58,9 +59,9 @@ class _Plan:
     def __init__(self, loop: Any) -> None:
         for name in _OPTIONAL_HOOKS:
             setattr(self, name, _is_defined(loop, name))
-        self.advance_takes_arguments = _takes_arguments(loop, "advance")
-        self.start_takes_arguments = _takes_arguments(loop, "on_advance_start")
-        self.run_start_takes_arguments = _takes_arguments(loop, "on_run_start")
+        self.advance_takes = _number_of_arguments(loop, "advance")
+        self.advance_start_takes = _number_of_arguments(loop, "on_advance_start")
+        self.run_start_takes = _number_of_arguments(loop, "on_run_start")
 
 
 def _is_defined(loop: Any, name: str) -> bool:
@@ -69,13 +70,13 @@ def _is_defined(loop: Any, name: str) -> bool:
     return getattr(loop, name) is not getattr(Loop, name)
 
 
-def _takes_arguments(loop: Any, name: str) -> bool:
-    function = getattr(loop, name)
+def _number_of_arguments(loop: Any, name: str) -> int:
+    """Positional arguments the hook takes, ``self`` left out."""
     skip_self = isinstance(loop, type) and not isinstance(inspect.getattr_static(loop, name), staticmethod)
     try:
-        return len(inspect.signature(function).parameters) > int(skip_self)
+        return number_of_parameters(getattr(loop, name)) - int(skip_self)
     except (TypeError, ValueError):
-        return True
+        return ANY_NUMBER
 
 
 class Loop:
@@ -205,21 +206,14 @@ class Loop:
         if plan.reset:
             self.reset()
         if plan.on_run_start:
-            if plan.run_start_takes_arguments:
-                self.on_run_start(*args, **kwargs)
-            else:
-                self.on_run_start()
+            self.on_run_start(*args[: plan.run_start_takes], **(kwargs if plan.run_start_takes else {}))
+        advance_args = args[: plan.advance_takes]
+        advance_kwargs = kwargs if plan.advance_takes else {}
         try:
             while not self.done:
                 if plan.on_advance_start:
-                    if plan.start_takes_arguments:
-                        self.on_advance_start(*args, **kwargs)
-                    else:
-                        self.on_advance_start()
-                if plan.advance_takes_arguments:
-                    self.advance(*args, **kwargs)
-                else:
-                    self.advance()
+                    self.on_advance_start(*args[: plan.advance_start_takes], **advance_kwargs)
+                self.advance(*advance_args, **advance_kwargs)
                 progress.current += 1
                 progress.total += 1
                 if plan.on_advance_end:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
-from torchloops.trainer.data import number_of_batches
 from torchloops.trainer.state import Limits
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = [
     "callback_key",
     "check_limits",
+    "check_module",
     "check_state_keys",
     "default_callbacks",
     "default_loggers",
     "find_directory",
-    "first_batches",
     "inner_loggers",
     "make_limits",
 ]
@@ -133,6 +133,23 @@ def default_callbacks(callbacks: Any, progress_bar: bool, checkpointing: bool, f
     return found
 
 
+def check_module(name: str, model: Any, last: Any) -> None:
+    """Refuse what an entry point (``name``) cannot run.
+
+    Raises:
+        ConfigurationError: no module at all, no ``nn.Module``, or what ``torch.compile`` made of one.
+    """
+    if model is None and last is None:
+        raise ConfigurationError(f"trainer.{name}() needs a module the first time. Give one: trainer.{name}(module).")
+    if model is not None and not isinstance(model, nn.Module):
+        raise ConfigurationError(f"trainer.{name}() takes an nn.Module, got {type(model).__name__}.")
+    if hasattr(model, "_orig_mod"):
+        raise ConfigurationError(
+            f"trainer.{name}() takes the module itself, got what torch.compile made of it. Compile the part that "
+            "computes (self.net = torch.compile(self.net)), or in place: module.compile()."
+        )
+
+
 def check_state_keys(callbacks: list[Any]) -> None:
     """Refuse callbacks whose states a checkpoint could not tell apart.
 
@@ -183,9 +200,3 @@ def find_directory(root: str | Path | None) -> Path:
     base = Path("runs", "fit")
     taken = [int(path.name) for path in base.glob("*") if path.name.isdigit()]
     return base / f"{max(taken, default=-1) + 1:03d}"
-
-
-def first_batches(loader: Any, number: int | float) -> list[Any]:
-    """The first batches of a loader, kept: ``number`` of them (int), or that share (float)."""
-    count = number_of_batches(loader, number)
-    return list(islice(loader, int(count)))

@@ -18,10 +18,17 @@ from torchloops.loops.evaluation_loop import run_evaluation
 from torchloops.loops.tree import loops_in
 from torchloops.module import attach_module, release_module
 from torchloops.seeding import isolated_generators
-from torchloops.trainer.arguments import check_state_keys, default_loggers, find_directory, first_batches, inner_loggers
+from torchloops.trainer.arguments import (
+    check_module,
+    check_state_keys,
+    default_loggers,
+    find_directory,
+    inner_loggers,
+)
 from torchloops.trainer.checkpoint import load_weights, read_checkpoint, restore_checkpoint
-from torchloops.trainer.run import Run, find_loaders, train_is_single
+from torchloops.trainer.run import Run
 from torchloops.trainer.snapshot import Snapshot, module_modes
+from torchloops.trainer.sources import DataSources
 from torchloops.trainer.view import TrainerView
 
 __all__ = ["Lifecycle"]
@@ -35,14 +42,11 @@ class Lifecycle(TrainerView):
     """
 
     limit_batches: dict[str, int | float | None]
-    overfit_batches: int | float
+    sources: DataSources
     num_sanity_val_steps: int
     deterministic: bool | str
     use_distributed_sampler: bool
     default_root_dir: str | Path | None
-    _given: dict[str, Any]
-    _overfit: list[Any] | None
-    _ready_stages: list[str]
     _active: str | None
     _configured_callbacks: list[Any]
     _fresh_callbacks: list[Any] | Exception
@@ -128,41 +132,25 @@ class Lifecycle(TrainerView):
     @property
     def training_data(self) -> Any:
         """What the fit was given to train on: a data module, a loader or a data set; None where the module has it."""
-        return self.datamodule if self.datamodule is not None else self._given.get("train")
+        return self.datamodule if self.datamodule is not None else self.sources.given.get("train")
 
     @contextmanager
     def using_data(self, datamodule: Any) -> Iterator[None]:
-        """A context in which all data comes from ``datamodule``, whatever the fit was given.
+        """A context in which all data come from ``datamodule``, whatever the fit was given.
 
         Outer loops that change the data of their inner runs use it inside `isolated`. ``datamodule`` is set up for
         the fit at the start; data asked for before is asked for again.
         """
-        before = self.datamodule, self._given, self._overfit, self._ready_stages
-        self.datamodule, self._given, self._overfit, self._ready_stages = datamodule, {}, None, ["fit"]
         datamodule.trainer = self
-        try:
-            for stage in ("train", "validate", "test", "predict"):
-                self.run.reload(stage)
-            if is_overridden(datamodule, "setup"):
-                datamodule.setup("fit")
+        for stage in ("train", "validate", "test", "predict"):
+            self.run.reload(stage)
+        with self.sources.replaced_by(datamodule):
             yield
-        finally:
-            if is_overridden(datamodule, "teardown"):
-                for stage in self._ready_stages:
-                    datamodule.teardown(stage)
-            self.datamodule, self._given, self._overfit, self._ready_stages = before
 
     def loaders(self, stage: str) -> list[Any]:
         """The data loaders of a stage, asked for anew."""
-        if self.overfit_batches and stage in ("train", "validate"):
-            if self._overfit is None:
-                loaders = find_loaders("train", self._given.get("train"), self.datamodule, self._module)
-                train_is_single(loaders)
-                self._overfit = first_batches(loaders[0], self.overfit_batches) if loaders else []
-            return [self._overfit] if self._overfit else []
-        loaders = find_loaders(stage, self._given.get(stage), self.datamodule, self._module)
+        loaders = self.sources.loaders(stage, self._module)
         if stage == "train":
-            train_is_single(loaders)
             for loop in loops_in(self.fit_loop):
                 loaders = [loop.on_train_dataloader(loader) for loader in loaders]
         return loaders
@@ -198,25 +186,9 @@ class Lifecycle(TrainerView):
                 f"trainer.{name}() was called while trainer.{self._active}() runs. Inside a fit call "
                 'trainer.evaluate("validate") or trainer.evaluate("test"), or use a second Trainer.'
             )
-        stage = next(iter(given))
-        if datamodule is None and hasattr(given[stage], f"{'val' if stage == 'validate' else stage}_dataloader"):
-            datamodule, given[stage] = given[stage], None
-        if model is None and self._module is None:
-            raise ConfigurationError(
-                f"trainer.{name}() needs a module the first time. Give one: trainer.{name}(module)."
-            )
-        if model is not None and not isinstance(model, nn.Module):
-            raise ConfigurationError(f"trainer.{name}() takes an nn.Module, got {type(model).__name__}.")
-        if hasattr(model, "_orig_mod"):
-            raise ConfigurationError(
-                f"trainer.{name}() takes the module itself, got what torch.compile made of it. Compile the part that "
-                "computes (self.net = torch.compile(self.net)), or in place: module.compile()."
-            )
+        check_module(name, model, self._module)
         self._module = model if model is not None else self._module
-        self._given, self._overfit = given, None
-        self._ready_stages = []
-        if name == "fit" or datamodule is not None or any(value is not None for value in given.values()):
-            self.datamodule = datamodule
+        self.sources.assign(given, datamodule, keep=name != "fit")
         if self.datamodule is not None:
             self.datamodule.trainer = self
         self.engine.launch()
@@ -264,7 +236,7 @@ class Lifecycle(TrainerView):
             for loop in self._loops.values():
                 for part in loops_in(loop):
                     part.teardown()
-            for stage in self._ready_stages:
+            for stage in self.sources.ready_stages:
                 self._call_setup_hooks("teardown", stage)
         else:
             self._call_callbacks("teardown", "fit")
@@ -363,8 +335,8 @@ class Lifecycle(TrainerView):
 
     def _setup_stage(self, stage: str) -> None:
         """Call the setup hooks of a stage, once an entry."""
-        if stage not in self._ready_stages:
-            self._ready_stages.append(stage)
+        if stage not in self.sources.ready_stages:
+            self.sources.ready_stages.append(stage)
             self._call_setup_hooks("setup", stage)
 
     def _call_setup_hooks(self, hook: str, stage: str) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchloops.errors import ConfigurationError, DataError
+from torchloops.errors import DataError
 from torchloops.hooks import is_overridden
 from torchloops.module import bind_log
-from torchloops.trainer.data import Batches, as_loaders
+from torchloops.trainer.data import Batches
 from torchloops.trainer.optimizers import Optimization, parse_optimizers
 from torchloops.trainer.results import Results
 from torchloops.trainer.state import TrainerState
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
 __all__ = ["Run"]
-
-_LOADER_HOOKS = {
-    "train": "train_dataloader",
-    "validate": "val_dataloader",
-    "test": "test_dataloader",
-    "predict": "predict_dataloader",
-}
 
 
 class Run:
@@ -311,30 +304,3 @@ def _step_scheduler(scheduler: Any, metric: Any) -> None:
         scheduler.step()
     else:
         scheduler.step(metric)
-
-
-def find_loaders(stage: str, given: Any, datamodule: Any, module: Any) -> list[Any]:
-    """The loaders of a stage: those given to the Trainer, else the data module's, else the module's."""
-    if given is not None:
-        return as_loaders(given)
-    hook = _LOADER_HOOKS[stage]
-    if datamodule is not None:
-        return as_loaders(_ask(datamodule, hook))
-    return as_loaders(_ask(module, hook))
-
-
-def _ask(owner: Any, hook: str) -> Any:
-    return getattr(owner, hook)() if is_overridden(owner, hook) else None
-
-
-def train_is_single(loaders: list[Any]) -> None:
-    """Refuse several training loaders.
-
-    Raises:
-        ConfigurationError: there is more than one.
-    """
-    if len(loaders) > 1:
-        raise ConfigurationError(
-            f"Training takes one data loader, got {len(loaders)}. Combine the data sets "
-            "(torch.utils.data.ConcatDataset), or give a loader whose batches hold an item of each."
-        )

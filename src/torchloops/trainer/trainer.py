@@ -15,6 +15,7 @@ from torchloops.trainer.checkpoint import collect_checkpoint, write_checkpoint
 from torchloops.trainer.engine import Engine
 from torchloops.trainer.lifecycle import Lifecycle
 from torchloops.trainer.run import Run
+from torchloops.trainer.sources import DataSources
 from torchloops.trainer.state import TrainerState
 
 __all__ = ["Trainer"]
@@ -130,17 +131,14 @@ class Trainer(Lifecycle):
         self.use_distributed_sampler = use_distributed_sampler
         self.reload_dataloaders_every_n_epochs = reload_dataloaders_every_n_epochs
         self.default_root_dir = default_root_dir
-        self.datamodule: Any = None
         limits, wrong = make_limits(max_epochs, max_steps, min_epochs, min_steps, max_time, fast)
         check_limits(self, wrong)
         self.engine = Engine(accelerator, devices, num_nodes, strategy, precision)
         self._configured_callbacks = default_callbacks(callbacks, enable_progress_bar, enable_checkpointing, bool(fast))
         self._logger = False if fast else logger
         self._module = None
-        self._given: dict[str, Any] = {}
-        self._ready_stages: list[str] = []
+        self.sources = DataSources(overfit_batches)
         self._active: str | None = None
-        self._overfit: list[Any] | None = None
         self._fresh_callbacks: list[Any] | Exception = []
         state = TrainerState(limits=limits)
         self.run = Run(self, "", Path(default_root_dir or "runs"), state, self._configured_callbacks, [])

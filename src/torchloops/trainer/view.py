@@ -15,6 +15,7 @@ from torchloops.loops.tree import draw_tree
 from torchloops.trainer.data import Batches
 from torchloops.trainer.engine import Engine
 from torchloops.trainer.run import Run
+from torchloops.trainer.sources import DataSources
 from torchloops.trainer.state import TrainerState
 
 __all__ = ["TrainerView"]
@@ -25,7 +26,7 @@ class TrainerView:
 
     engine: Engine
     run: Run
-    datamodule: Any
+    sources: DataSources
     accumulate_grad_batches: int
     _module: nn.Module | None
     _loops: dict[str, Any]
@@ -93,6 +94,11 @@ class TrainerView:
     def loop_tree(self) -> str:
         """The loops of fit, validate, test and predict as a tree with their progress, to be printed."""
         return "\n".join(draw_tree(loop, name) for name, loop in self._loops.items())
+
+    @property
+    def datamodule(self) -> Any:
+        """The data module of the current or last entry, or None."""
+        return self.sources.datamodule
 
     # counters and limits
 

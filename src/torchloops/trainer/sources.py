@@ -1,0 +1,119 @@
+"""Where a Trainer's data come from: loaders it was given, a data module, or the module itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from torchloops.errors import ConfigurationError
+from torchloops.hooks import is_overridden
+from torchloops.trainer.data import as_loaders, number_of_batches
+
+__all__ = ["DataSources"]
+
+LOADER_HOOKS = {
+    "train": "train_dataloader",
+    "validate": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
+
+
+class DataSources:
+    """The data of the current entry (fit, validate, test or predict), by stage.
+
+    Args:
+        overfit_batches: train and validate on these first training batches (int, or float share); 0: off.
+
+    Attributes:
+        datamodule: the data module, or None.
+        given: loaders by stage, as they were given.
+        ready_stages: stages whose setup hooks were called.
+    """
+
+    def __init__(self, overfit_batches: int | float = 0) -> None:
+        self.overfit_batches = overfit_batches
+        self.datamodule: Any = None
+        self.given: dict[str, Any] = {}
+        self.ready_stages: list[str] = []
+        self._overfit: list[Any] | None = None
+
+    def assign(self, given: dict[str, Any], datamodule: Any, keep: bool) -> None:
+        """Take what an entry was given; a data module may stand in the place of its first loader.
+
+        Args:
+            given: loaders by stage, None where there are none.
+            datamodule: the data module, or None.
+            keep: with nothing given, keep the data module of the entry before.
+
+        Raises:
+            ConfigurationError: loaders beside a data module, or something that is no data module.
+        """
+        stage = next(iter(given))
+        if datamodule is None and hasattr(given[stage], LOADER_HOOKS[stage]):
+            datamodule, given = given[stage], {**given, stage: None}
+        both = [name for name, loaders in given.items() if loaders is not None]
+        if datamodule is not None:
+            _check_datamodule(datamodule)
+            if both:
+                raise ConfigurationError(
+                    f"Data come from loaders or from a data module, got both: {type(datamodule).__name__} and "
+                    f"loaders for {both}. Leave one of them out."
+                )
+        if datamodule is not None or both or not keep:
+            self.datamodule = datamodule
+        self.given, self.ready_stages, self._overfit = given, [], None
+
+    def loaders(self, stage: str, module: Any) -> list[Any]:
+        """The data loaders of a stage, asked for anew."""
+        if self.overfit_batches and stage in ("train", "validate"):
+            if self._overfit is None:
+                loaders = self._find("train", module)
+                self._overfit = _first_batches(loaders[0], self.overfit_batches) if loaders else []
+            return [self._overfit] if self._overfit else []
+        return self._find(stage, module)
+
+    def _find(self, stage: str, module: Any) -> list[Any]:
+        if self.given.get(stage) is not None:
+            loaders = as_loaders(self.given[stage])
+        else:
+            owner, hook = self.datamodule if self.datamodule is not None else module, LOADER_HOOKS[stage]
+            loaders = as_loaders(getattr(owner, hook)()) if is_overridden(owner, hook) else []
+        if stage == "train" and len(loaders) > 1:
+            raise ConfigurationError(
+                f"Training takes one data loader, got {len(loaders)}. Combine the data sets "
+                "(torch.utils.data.ConcatDataset), or give a loader whose batches hold an item of each."
+            )
+        return loaders
+
+    @contextmanager
+    def replaced_by(self, datamodule: Any) -> Iterator[None]:
+        """A context in which all data come from ``datamodule``, set up for a fit and torn down at the end."""
+        before = dict(vars(self))
+        self.datamodule, self.given, self._overfit, self.ready_stages = datamodule, {}, None, ["fit"]
+        try:
+            if is_overridden(datamodule, "setup"):
+                datamodule.setup("fit")
+            yield
+        finally:
+            if is_overridden(datamodule, "teardown"):
+                for stage in self.ready_stages:
+                    datamodule.teardown(stage)
+            vars(self).update(before)
+
+
+def _check_datamodule(datamodule: Any) -> None:
+    if isinstance(datamodule, type):
+        raise ConfigurationError(f"datamodule= takes an instance, got the class: write {datamodule.__name__}(...).")
+    if not any(hasattr(datamodule, hook) for hook in LOADER_HOOKS.values()):
+        raise ConfigurationError(
+            f"datamodule= takes a DataModule, got {type(datamodule).__name__}. Loaders go to train_dataloaders=, "
+            "val_dataloaders= or dataloaders=."
+        )
+
+
+def _first_batches(loader: Any, number: int | float) -> list[Any]:
+    """The first batches of a loader, kept: ``number`` of them (int), or that share (float)."""
+    return list(islice(loader, int(number_of_batches(loader, number))))
