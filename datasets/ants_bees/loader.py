@@ -1,10 +1,12 @@
 """Ants and bees: 397 photographs of many sizes, from local files or a download."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from torchloops.errors import DataError
 from torchloops.vision import ImageClassificationData, download_data
+from torchloops.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 FOLDER = "hymenoptera_data"
 URL = "https://pl-flash-data.s3.amazonaws.com/hymenoptera_data.zip"
@@ -18,6 +20,8 @@ def load(
     seed: int = 0,
     download: bool = False,
     image_size: int = 224,
+    mean: float | Sequence[float] = IMAGENET_MEAN,
+    std: float | Sequence[float] = IMAGENET_STD,
 ) -> ImageClassificationData:
     """Read the training photographs, and the folder ``val`` as the test set.
 
@@ -29,6 +33,8 @@ def load(
         seed: of the shuffling.
         download: fetch the photographs if they are missing (47 MB).
         image_size: pixels, both ways.
+        mean: what pixels are normalised with, on the scale 0 to 1; as the backbone's weights expect it.
+        std: likewise.
 
     Raises:
         DataError: the folder is not there and ``download`` was not asked for.
@@ -45,6 +51,8 @@ def load(
         train_folder=folder / FOLDER / "train",
         test_folder=folder / FOLDER / "val",
         image_size=image_size,
+        mean=mean,
+        std=std,
         batch_size=batch_size,
         num_workers=num_workers,
         seed=seed,

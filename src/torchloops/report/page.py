@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["write_page"]
+__all__ = ["read_texts", "write_page"]
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -54,6 +54,13 @@ def write_page(
     page = f'<!doctype html>\n<html lang="en"><head>{head}{viewport}</head>\n<body>\n{body}\n</body></html>\n'
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def read_texts(folder: Path) -> dict[str, str]:
+    """Command and configuration of a run, as texts of its page; those that are not there are left out."""
+    names = {"Command": "command.txt", "Configuration": "config.yaml"}
+    files = {heading: folder / name for heading, name in names.items()}
+    return {heading: file.read_text(encoding="utf-8") for heading, file in files.items() if file.is_file()}
 
 
 def _picture(heading: str, file: Path) -> str:

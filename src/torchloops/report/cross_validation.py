@@ -1,0 +1,119 @@
+"""What a cross-validation leaves behind beside its tables: a summary, plots, a page, and a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torchloops.report.folder import RunFolder
+from torchloops.report.kfold_plots import plot_confusion_matrix, plot_scores_by_fold
+from torchloops.report.page import read_texts, write_page
+from torchloops.report.summary import summarise
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from torchloops.advanced.kfold import KFoldLoop
+
+__all__ = ["cross_validation_table", "summarise_folds", "write_kfold_report"]
+
+_METRICS = {"val/accuracy": "held out", "test/accuracy": "test set"}
+
+
+def summarise_folds(loop: KFoldLoop) -> dict[str, Any]:
+    """Every metric over the folds with its corrected interval, the ensemble's scores, and the missing folds."""
+    folds: dict[str, Any] = {}
+    for row in loop.summary.to_dict("records"):
+        values = [result.metrics[row["metric"]] for result in loop.results if row["metric"] in result.metrics]
+        interval = {key: None if row[key] != row[key] else float(row[key]) for key in ("low", "high")}
+        folds[str(row["metric"])] = {**summarise(values), **interval, "optimistic": bool(row["optimistic"])}
+    scores = {name.replace("ensemble/", "test/"): summarise([value]) for name, value in loop.ensemble_scores.items()}
+    return {"folds": folds, "ensemble": scores, "missing_folds": loop.missing_folds}
+
+
+def cross_validation_table(loop: KFoldLoop) -> Table:
+    """Accuracy in percent: by fold, then mean, standard deviation and corrected interval, and the ensemble's."""
+    from rich.table import Table
+
+    metrics = {name: label for name, label in _METRICS.items() if name in loop.folds}
+    table = Table(title="accuracy, %", title_justify="left")
+    for heading in ("", "trained on", "held out", "seconds", *(f"accuracy, {label}" for label in metrics.values())):
+        table.add_column(heading, justify="right")
+    for row in loop.folds.to_dict("records"):
+        cells = [f"fold {row['fold']}", str(row["n_train"]), str(row["n_test"]), f"{row['seconds']:.1f}"]
+        table.add_row(*cells, *(f"{100 * row[name]:.1f}" for name in metrics))
+    table.add_section()
+    rows = {row["metric"]: row for row in loop.summary.to_dict("records")}
+    lines = {
+        "mean": "{mean:.1f}",
+        "standard deviation": "{std:.1f}",
+        "95 % interval": "{low:.1f} to {high:.1f}",
+    }
+    for label, form in lines.items():
+        table.add_row(label, "", "", "", *(form.format(**_percent(rows[name])) for name in metrics))
+    ensemble = loop.ensemble_scores.get("ensemble/accuracy")
+    if ensemble is not None:
+        scores = {"test/accuracy": f"{100 * ensemble:.1f}"}
+        table.add_row("ensemble of the folds", "", "", "", *(scores.get(name, "") for name in metrics))
+    return table
+
+
+def _percent(row: dict[str, Any]) -> dict[str, float]:
+    return {key: 100 * row[key] for key in ("mean", "std", "low", "high")}
+
+
+def write_kfold_report(run: RunFolder, loop: KFoldLoop, class_names: Sequence[str]) -> dict[str, Any]:
+    """Write ``summary.json``, the plots and ``report.html``; return the summary.
+
+    Args:
+        run: the folder of the run; the loop has written its tables there (``export_path=run.path``).
+        loop: a finished KFoldLoop over a classifier that logs ``val/accuracy``.
+        class_names: of the targets 0, 1, ...
+    """
+    summary = summarise_folds(loop)
+    run.write_json("summary.json", summary)
+    ensemble = loop.ensemble_scores.get("ensemble/accuracy")
+    plot_scores_by_fold(
+        loop.folds,
+        loop.summary,
+        run.file("plots", "accuracy_by_fold.png"),
+        metrics={"val/accuracy": "held-out part", "test/accuracy": "test set"},
+        reference=None if ensemble is None else ("ensemble, test set", ensemble),
+    )
+    plot_confusion_matrix(loop.oof, class_names, run.file("plots", "confusion_matrix.png"))
+    _write_page(run, loop)
+    return summary
+
+
+def _write_page(run: RunFolder, loop: KFoldLoop) -> None:
+    import pandas
+
+    names = ("fold", "n_train", "n_test", "epochs", "seconds", *_METRICS, "initial_weights")
+    write_page(
+        run.path / "report.html",
+        title=f"Cross-validation with {len(loop.folds)} folds",
+        introduction=_introduction(loop),
+        pictures={
+            "Accuracy by fold": run.path / "plots" / "accuracy_by_fold.png",
+            "Out-of-fold predictions against true classes": run.path / "plots" / "confusion_matrix.png",
+        },
+        tables={
+            "Folds": loop.folds[[name for name in names if name in loop.folds]],
+            "Summary": loop.summary,
+            "Ensemble of the folds, on the test set": pandas.DataFrame([loop.ensemble_scores]),
+        },
+        texts=read_texts(run.path),
+    )
+
+
+def _introduction(loop: KFoldLoop) -> str:
+    row = _percent(next(row for row in loop.summary.to_dict("records") if row["metric"] == "val/accuracy"))
+    text = "Held-out accuracy: {mean:.1f} %, corrected 95 % interval {low:.1f} to {high:.1f} %.".format(**row)
+    if "ensemble/accuracy" in loop.ensemble_scores:
+        score = 100 * loop.ensemble_scores["ensemble/accuracy"]
+        text += f" The ensemble of all folds is right on {score:.1f} % of the test set."
+    if loop.folds["optimistic"].any():
+        text += " Training was steered by the samples that the folds are scored on, so the scores are optimistic."
+    if loop.missing_folds:
+        text += f" Missing folds: {', '.join(map(str, loop.missing_folds))}."
+    return text

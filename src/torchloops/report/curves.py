@@ -1,0 +1,112 @@
+"""Curves over a training: one line a strategy, the mean over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchloops.report.plots import COLOURS, _new_figure, _save
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_curves", "plot_curves", "plot_panels"]
+
+_STYLES = ("-", "--", "-.", ":")
+
+
+def plot_curves(
+    table: pandas.DataFrame,
+    path: Path,
+    *,
+    x: str,
+    y: str,
+    by: str,
+    title: str,
+    x_label: str,
+    y_label: str,
+    factor: float = 1.0,
+) -> Path:
+    """Draw a column against another: one line a value of ``by``, the mean over its seeds.
+
+    With more than one seed, a band goes from the lowest to the highest seed.
+
+    Args:
+        table: one row a seed and place on the curve, with the columns ``seed``, ``x``, ``y`` and ``by``.
+        path: the PNG file to write.
+        x, y: columns with numbers.
+        by: column that names the lines, drawn in order of first appearance.
+        title, x_label, y_label: what is printed; name units in the labels.
+        factor: of ``y``; 100 for per cent.
+    """
+    figure = _new_figure(7.0, 4.6)
+    axes = figure.add_subplot()
+    draw_curves(axes, table, x=x, y=y, by=by, factor=factor)
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.legend(title=by, frameon=False)
+    return _save(figure, path)
+
+
+def plot_panels(
+    table: pandas.DataFrame,
+    path: Path,
+    *,
+    x: str,
+    by: str,
+    panels: Mapping[str, Sequence[str]],
+    title: str,
+    x_label: str,
+) -> Path:
+    """Draw several columns against one, each group of them in a panel of its own, below one another.
+
+    Args:
+        table: as for `plot_curves`.
+        path: the PNG file to write.
+        x: column with numbers.
+        by: column that names the lines.
+        panels: label of a panel's axis, with its unit, to the columns in it.
+        title: above all panels.
+        x_label: below all panels.
+    """
+    shown = {label: [name for name in names if name in table] for label, names in panels.items()}
+    shown = {label: names for label, names in shown.items() if names}
+    figure = _new_figure(7.0, 1.0 + 2.3 * max(len(shown), 1))
+    all_axes = figure.subplots(max(len(shown), 1), sharex=True, squeeze=False)[:, 0]
+    for axes, (label, names) in zip(all_axes, shown.items(), strict=False):
+        for index, name in enumerate(names):
+            ending = f" {name.rpartition('/')[2]}" if len(names) > 1 else ""
+            rows = table.dropna(subset=[name])
+            draw_curves(axes, rows, x=x, y=name, by=by, ending=ending, first=index)
+        axes.set_ylabel(label)
+        axes.legend(frameon=False, fontsize=8)
+    all_axes[0].set_title(title)
+    all_axes[-1].set_xlabel(x_label)
+    return _save(figure, path)
+
+
+def draw_curves(
+    axes: Axes,
+    table: pandas.DataFrame,
+    *,
+    x: str,
+    y: str,
+    by: str,
+    factor: float = 1.0,
+    ending: str = "",
+    first: int = 0,
+) -> None:
+    """Draw the lines into ``axes``; see `plot_curves`.
+
+    Args:
+        ending: added to the names of the lines.
+        first: place of the first line among colours and styles.
+    """
+    for index, (name, rows) in enumerate(table.groupby(by, sort=False), first):
+        values = factor * rows.groupby(x)[y].agg(["mean", "min", "max"])
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(values.index, values["mean"], color=colour, linestyle=_STYLES[index % 4], label=f"{name}{ending}")
+        if rows["seed"].nunique() > 1:
+            axes.fill_between(values.index, values["min"], values["max"], color=colour, alpha=0.18, linewidth=0)
+    axes.grid(alpha=0.3)

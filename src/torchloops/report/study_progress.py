@@ -1,0 +1,45 @@
+"""How far a study of folds or of trainings has come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchloops.report.progress import RoundProgress
+
+__all__ = ["StudyProgress"]
+
+
+class StudyProgress(RoundProgress):
+    """A bar over the folds or epochs of a study, and a line that stays for every fold; a callback of its Trainers.
+
+    Args:
+        run: the run to show it for; not shown where it is quiet.
+        total: folds or epochs in all.
+        unit: what the bar counts: "fold" or "epoch".
+    """
+
+    def __init__(self, run: Any, total: int, unit: str) -> None:
+        super().__init__(run, total)
+        self._run, self._unit = run, unit
+        self.describe(f"{unit}s")
+
+    def on_fold_end(self, trainer: Any, module: Any, row: dict[str, Any]) -> None:
+        """Called by a KFoldLoop after a fold."""
+        scores = ", ".join(f"{name} {row[name]:.4f}" for name in ("val/accuracy", "test/accuracy") if name in row)
+        self._run.say(f"       fold {row['fold']}: {row['epochs']} epochs, {row['seconds']:.1f} s, {scores}")
+        if self._unit == "fold":
+            self._bar.advance(self._task)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        """Called after every epoch."""
+        if self._unit == "epoch":
+            self._bar.advance(self._task)
+
+    def __reduce__(self) -> Any:
+        return _no_progress, ()  # a fold in another process has no terminal
+
+
+def _no_progress() -> Any:
+    from torchloops.callbacks import Callback
+
+    return Callback()
