@@ -63,8 +63,7 @@ def check_guide_data(loop: ValidationGuidedLoop, trainer: Any) -> None:
         )
     if loop.guide_dataloader is None and loop.guide_indices is None:
         raise ConfigurationError(
-            "ValidationGuidedLoop found no training DataLoader to cut a guide split from (with overfit_batches there "
-            "is none). Give guide_dataloader=..."
+            "ValidationGuidedLoop found no training DataLoader to cut a guide split from. Give guide_dataloader=..."
         )
     if loop.scale == "reweight" and trainer.world_size > 1 and trainer.precision == "16-mixed":
         raise ConfigurationError(

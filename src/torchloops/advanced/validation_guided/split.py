@@ -73,8 +73,8 @@ def cut_guide(loader: Any, size: int | float, seed: int, datamodule: Any = None)
 def _dataset_of(loader: Any) -> Any:
     if not isinstance(loader, DataLoader):
         raise ConfigurationError(
-            f"guide_split cuts the data set of a torch DataLoader; the training data is a {type(loader).__name__}. "
-            "Give guide_dataloader=..."
+            f"guide_split cuts the data set of a torch DataLoader; the training data is a {type(loader).__name__}, as "
+            "also with overfit_batches. Give guide_dataloader=..."
         )
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
