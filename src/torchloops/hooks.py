@@ -81,10 +81,13 @@ def is_overridden(owner: Any, name: str) -> bool:
     return False
 
 
-def number_of_parameters(function: Any) -> int:
-    """How many positional arguments ``function`` takes; a ``*args`` counts as many."""
-    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
+def number_of_parameters(function: Any, required: bool = False) -> int:
+    """How many positional arguments ``function`` takes, or needs; a ``*args`` counts as many, and is not needed."""
+    parameters = inspect.signature(function).parameters.values()
+    if not required and any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return ANY_NUMBER
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(kind in positional for kind in kinds)
+    return sum(
+        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and not (required and parameter.default is not parameter.empty)
+        for parameter in parameters
+    )

@@ -18,7 +18,8 @@ class CSVLogger:
     """Writes what is logged to a CSV file, **one row an epoch**.
 
     Everything logged in an epoch goes to one row, the latest value of each name wins, and ``step`` is the latest
-    step. Values without an epoch (those of ``trainer.test`` after a fit) go to the last row. On a step nothing is
+    step. Values without an epoch (those of ``trainer.test`` after a fit) go to the last row, as far as
+    it has none of that name. On a step nothing is
     written: a row goes to the file when ``save`` or ``finalize`` is called or the next epoch begins, so a crash
     loses no more than the running epoch. The file is written anew only when a column comes in.
 
@@ -81,7 +82,7 @@ class CSVLogger:
         """
         epoch = metrics.get("epoch")
         row = self._row_of(None if epoch is None else int(epoch))
-        row.update(metrics)
+        row.update(metrics if epoch is not None else {k: v for k, v in metrics.items() if k not in row})
         if step is not None:
             row["step"] = step
         self._changed = True

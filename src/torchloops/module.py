@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -270,3 +272,14 @@ def release_module(module: nn.Module) -> None:
         LoopModule.untoggle_optimizer(part)  # type: ignore[arg-type]  # an error may have come between
         if not isinstance(getattr(type(part), "trainer", None), property):
             part.__dict__.pop("trainer", None)
+
+
+@contextmanager
+def module_modes(module: nn.Module) -> Iterator[None]:
+    """A context after which every part of ``module`` is in train or eval mode as before."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

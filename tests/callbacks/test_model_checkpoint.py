@@ -374,3 +374,19 @@ def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(tmp_path):
     assert result.returncode == 9
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
+
+
+def test_two_that_watch_different_values_write_different_files(tmp_path):
+    from torchloops import Trainer
+    from torchloops.testing import TinyClassifier, random_batches
+
+    loss = ModelCheckpoint(monitor="val/loss")
+    accuracy = ModelCheckpoint(monitor="val/accuracy", mode="max")
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_progress_bar=False,
+        callbacks=[loss, accuracy],
+    )  # fmt: skip
+    trainer.fit(TinyClassifier(), random_batches(2), random_batches(2))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["best-val_accuracy.ckpt", "best-val_loss.ckpt"]
+    assert loss.best_model_path != accuracy.best_model_path

@@ -183,7 +183,7 @@ def test_epoch_loop_of_test_loop(make_trainer):
 
 @pytest.mark.parametrize("name", ["fit_loop", "validate_loop", "test_loop", "predict_loop"])
 def test_a_class_in_a_slot_is_refused_with_a_hint(make_trainer, name):
-    with pytest.raises(ConfigurationError, match=rf"trainer.{name} takes a Loop, .*Assign an instance: ScratchFit"):
+    with pytest.raises(ConfigurationError, match=rf"trainer.{name} takes a Loop .*Assign an instance: ScratchFit"):
         setattr(make_trainer(), name, ScratchFit)
 
 

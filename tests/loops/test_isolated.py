@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
 from torchloops import Callback, CSVLogger, DataModule, EarlyStopping, Loop, TrainingEpochLoop
+from torchloops.errors import ConfigurationError
 from torchloops.testing import RecordingCallback, TinyClassifier, random_batches
 
 
@@ -335,7 +336,7 @@ def test_a_loop_that_runs_may_start_an_inner_run_and_go_on(make_trainer):
         def on_advance_end(self):
             super().on_advance_end()
             start = self.trainer.snapshot()
-            with self.trainer.isolated(f"look_{self.progress.current}") as run:
+            with self.trainer.isolated(f"look_{self.progress.total}") as run:
                 self.side.run()
             self.side_steps.append(run.steps)
             start.restore(self.trainer.module)
@@ -356,8 +357,6 @@ def test_a_loop_that_runs_may_start_an_inner_run_and_go_on(make_trainer):
 
 
 def test_a_callback_that_cannot_be_copied_is_named_when_it_matters(make_trainer):
-    from torchloops.errors import ConfigurationError
-
     class Holds(Callback):
         def __init__(self):
             self.generator = (i for i in range(3))
@@ -366,3 +365,32 @@ def test_a_callback_that_cannot_be_copied_is_named_when_it_matters(make_trainer)
     trainer.fit(TinyClassifier(), random_batches(1))
     with pytest.raises(ConfigurationError, match=r"cannot be copied.*generator.*Define `fresh"):
         fit(trainer)
+
+
+def test_a_second_inner_run_of_one_name_is_refused(make_trainer):
+    class Twice(Loop):
+        @property
+        def done(self):
+            return self.progress.current == 2
+
+        def advance(self):
+            with self.trainer.isolated("fold_0"):
+                pass
+
+    trainer = make_trainer()
+    trainer.fit_loop = Twice()
+    with pytest.raises(ConfigurationError, match="had an inner run 'fold_0'"):
+        trainer.fit(TinyClassifier(), random_batches(2))
+
+
+def test_isolated_and_evaluate_belong_inside_a_fit(make_trainer):
+    trainer = make_trainer()
+    with (
+        pytest.raises(ConfigurationError, match=r"isolated\(\) is for loops"),
+        trainer.isolated("fold_0"),
+    ):
+        pass
+    with pytest.raises(ConfigurationError, match=r"evaluate\(\) is for loops"):
+        trainer.evaluate("test")
+    with pytest.raises(ConfigurationError, match=r"evaluate\(\) takes .*got 'val'"):
+        trainer.evaluate("val")

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchloops import FitLoop, Loop, TrainingBatchLoop, TrainingEpochLoop
 from torchloops.errors import ConfigurationError
-from torchloops.testing import RecordingCallback, TinyClassifier, random_batches
+from torchloops.testing import RecordingCallback, TinyClassifier, random_batches, random_dataset
 
 
 class Recorder(Loop):
@@ -592,3 +592,71 @@ def test_teardown_comes_after_an_error_too(make_trainer):
         trainer.fit(TinyClassifier(), random_batches(1))
     assert leaf.calls[-1] == "teardown"
     assert trainer.fit_loop.calls[-1] == "teardown"
+
+
+def test_stop_iteration_leaked_by_a_collate_function_is_an_error_that_names_it(make_trainer):
+    def leaky_collate(samples):
+        return next(iter(()))
+
+    loader = torch.utils.data.DataLoader(random_dataset(8), batch_size=4, collate_fn=leaky_collate)
+    with pytest.raises(RuntimeError, match=r"leaky_collate \(line \d+\) raised StopIteration"):
+        make_trainer(max_epochs=1).fit(TinyClassifier(), loader)
+
+
+def test_stop_iteration_leaked_by_a_function_called_in_advance_is_an_error_that_names_it():
+    def helper(iterator):
+        return next(iterator)
+
+    class Asks(Loop):
+        done = property(lambda self: False)
+
+        def advance(self):
+            helper(iter(()))
+
+    with pytest.raises(RuntimeError, match=r"helper \(line \d+\) raised StopIteration"):
+        Asks().run()
+
+
+def test_an_iterator_class_that_is_empty_ends_the_loop():
+    class Empty:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return self._load()
+
+        def _load(self):
+            raise StopIteration
+
+    class Asks(Loop):
+        done = property(lambda self: False)
+
+        def advance(self):
+            next(Empty())
+
+        def on_run_end(self):
+            return "ended"
+
+    assert Asks().run() == "ended"
+
+
+@pytest.mark.parametrize("name", ["done", "skip"])
+def test_a_plain_method_where_a_property_is_needed_is_refused(name):
+    with pytest.raises(ConfigurationError, match=f"{name}.*@property"):
+        type("Forgot", (Loop,), {name: lambda self: True, "advance": lambda self: None})
+
+
+def test_slots_refuse_what_is_no_loop_instance(make_trainer):
+    trainer = make_trainer()
+    with pytest.raises(ConfigurationError, match=r"epoch_loop takes a Loop instance.*TrainingEpochLoop\(\.\.\.\)"):
+        trainer.fit_loop.epoch_loop = TrainingEpochLoop
+    with pytest.raises(ConfigurationError, match=r"val_loop takes a Loop instance.*limit_val_batches=0"):
+        trainer.fit_loop.epoch_loop.val_loop = None
+    with pytest.raises(ConfigurationError, match='Did you mean "fit_loop"'):
+        trainer.fit_lop = FitLoop()
+    with pytest.raises(ConfigurationError, match='Did you mean "epoch_loop"'):
+        trainer.fit_loop.epoc_loop = TrainingEpochLoop()
+
+
+def test_repr_of_a_loop_is_its_tree():
+    assert "└── epoch_loop: TrainingEpochLoop" in repr(FitLoop())

@@ -262,7 +262,8 @@ def test_resuming_a_finished_run_trains_no_more(make_trainer, tmp_path):
     trainer.save_checkpoint(tmp_path / "done.ckpt")
     again = Model()
     second = make_trainer(max_epochs=2)
-    second.fit(again, LOADERS["in order"](), ckpt_path=tmp_path / "done.ckpt")
+    with pytest.warns(UserWarning, match="Nothing is left to do: the checkpoint is at epoch 2"):
+        second.fit(again, LOADERS["in order"](), ckpt_path=tmp_path / "done.ckpt")
     assert again.seen == []
     assert (second.current_epoch, second.global_step) == (2, 10)
     assert equal_states(module.state_dict(), again.state_dict())

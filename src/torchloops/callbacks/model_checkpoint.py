@@ -114,6 +114,7 @@ class ModelCheckpoint(Callback):
         self._written: set[str] = set()
         self._last_step = 0
         self._saved_step = -1
+        self._has_rivals = False
 
     @property
     def state_key(self) -> str:
@@ -125,6 +126,10 @@ class ModelCheckpoint(Callback):
         if stage == "fit":
             self._forget()
             self.folder = self._find_folder(trainer)
+            watching = [
+                c for c in getattr(trainer, "callbacks", []) if isinstance(c, ModelCheckpoint) and c.monitor is not None
+            ]
+            self._has_rivals = len(watching) > 1
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self._training = True
@@ -199,7 +204,9 @@ class ModelCheckpoint(Callback):
     def _default_name(self) -> str:
         if self.save_top_k != 1:
             return "{epoch}-{step}"
-        return self.CHECKPOINT_NAME_LAST if self.monitor is None else "best"
+        if self.monitor is None:
+            return self.CHECKPOINT_NAME_LAST
+        return f"best-{self.monitor.replace('/', '_')}" if self._has_rivals else "best"
 
     def _find_folder(self, trainer: Any) -> Path:
         if self.dirpath is None:

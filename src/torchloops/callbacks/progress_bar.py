@@ -75,6 +75,7 @@ class RichProgressBar(Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self._training = True
+        self._epoch_started = monotonic()  # a resumed epoch has no on_train_epoch_start
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self._training = False

@@ -12,6 +12,7 @@ from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
 from torchloops.loops.evaluation_epoch_loop import EvaluationEpochLoop
 from torchloops.loops.loop import Loop
+from torchloops.module import module_modes
 
 __all__ = ["EvaluationLoop", "run_evaluation"]
 
@@ -68,14 +69,9 @@ class EvaluationLoop(Loop):
 
     @contextmanager
     def run_context(self) -> Iterator[None]:
-        module = self.trainer.module
-        modes = [(part, part.training) for part in module.modules()]
-        with torch.inference_mode() if self.trainer.inference_mode else torch.no_grad():
-            try:
-                yield
-            finally:
-                for part, training in modes:
-                    part.training = training
+        no_gradients = torch.inference_mode() if self.trainer.inference_mode else torch.no_grad()
+        with no_gradients, module_modes(self.trainer.module):
+            yield
 
     def on_run_start(self) -> None:
         trainer, word = self.trainer, HOOK_WORDS[self.stage]
@@ -129,15 +125,10 @@ def run_evaluation(loop: Loop, stage: str) -> Any:
     if isinstance(loop, EvaluationLoop):
         return loop.run()
     run, module = loop.trainer.run, loop.trainer.module
-    modes = [(part, part.training) for part in module.modules()]
-    with torch.no_grad():
-        try:
-            run.enter_stage(stage)
-            module.eval()
-            output = loop.run()
-        finally:
-            for part, training in modes:
-                part.training = training
+    with torch.no_grad(), module_modes(module):
+        run.enter_stage(stage)
+        module.eval()
+        output = loop.run()
     _, logged = run.close_epoch(stage)
     run.send_to_loggers(logged)
     return output

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.hooks import ANY_NUMBER, number_of_parameters
+from torchloops.loops.checks import check_properties, check_slot
 from torchloops.loops.replacing import replace_loop
 from torchloops.loops.stop_iteration import refuse_leaked_stop
 from torchloops.loops.tree import children_of, draw_tree, loops_in, paths_in
@@ -130,6 +131,7 @@ class Loop:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        check_properties(cls)
         cls._plan = _Plan(cls)
 
     # what a subclass says
@@ -342,10 +344,13 @@ class Loop:
     def __str__(self) -> str:
         return draw_tree(self)
 
+    __repr__ = __str__
+
     def __setattr__(self, name: str, value: Any) -> None:
         if "progress" not in self.__dict__:
             raise _not_initialised(self)
         before = self.__dict__.get(name)
+        check_slot(self, name, before, value)
         object.__setattr__(self, name, value)
         if isinstance(value, Loop | list | tuple | dict):
             try:

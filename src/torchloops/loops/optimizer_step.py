@@ -43,6 +43,7 @@ class OptimizerStep:
         "before_zero_grad",
         "checked",
         "clip",
+        "epoch",
         "index",
         "needs_closure",
         "no_sync",
@@ -74,6 +75,7 @@ class OptimizerStep:
         self.state = run.state
         self.accumulate = trainer.accumulate_grad_batches
         self.starts = True
+        self.epoch = run.state.current_epoch
         self.checked = False
         self.output: Any = None
         self.no_sync = engine.no_sync if trainer.world_size > 1 and self.accumulate > 1 else None
@@ -105,7 +107,7 @@ class OptimizerStep:
 
     def optimize(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Compute gradients, step when due, and return ``{"loss": ...}``, detached; ``{}`` for a batch left out."""
-        due = self.is_due(batch_idx) if self.accumulate != 1 else True
+        due = self.accumulate == 1 or self.is_due(batch_idx)
         if due and self.needs_closure:
             self.step(partial(self.compute, batch, batch_idx, True))
             self.starts = True
@@ -122,6 +124,9 @@ class OptimizerStep:
 
     def is_due(self, batch_idx: int) -> bool:
         """Whether the batch ends an accumulation: every n-th one, and the last of the epoch."""
+        if self.epoch != self.state.current_epoch:  # what an epoch that was left early gathered is dropped
+            self.epoch = self.state.current_epoch
+            self.starts = True
         return self.state.is_last_batch or (batch_idx + 1) % self.accumulate == 0
 
     def compute(self, batch: Any, batch_idx: int, due: bool) -> Tensor | None:
@@ -131,7 +136,7 @@ class OptimizerStep:
         if loss is None:
             self.output = {}
             if due and not self.starts:
-                self._make_ready()
+                self.make_ready()
             return None
         self.backpropagate(loss, due)
         self.output = {"loss": loss.detach()} if output is loss else {**output, "loss": loss.detach()}
@@ -158,9 +163,9 @@ class OptimizerStep:
         if self.after_backward is not None:
             _call(self.after_backward)
         if due and (self.before_step is not None or self.clip is not None):
-            self._make_ready()
+            self.make_ready()
 
-    def _make_ready(self) -> None:
+    def make_ready(self) -> None:
         """What comes between the last gradient of a step and the step."""
         if self.before_step is not None:
             _call(self.before_step, self.optimizer)

@@ -35,9 +35,11 @@ def call_step(trainer: Trainer, synced: bool, several: bool = False) -> Callable
     recurrent = bool(getattr(module, "truncated_bptt_steps", 0))
     takes = number_of_parameters(module.training_step)
     expected = ["batch", "batch_idx"] + ["optimizer_idx"] * several + ["hiddens"] * recurrent
-    if takes < len(expected) and not (len(expected) == 2 and takes == 1):
+    needs = number_of_parameters(module.training_step, required=True)
+    if (takes < len(expected) and not (len(expected) == 2 and takes == 1)) or needs > len(expected):
+        count = needs if needs > len(expected) else takes
         raise ConfigurationError(
-            f"{type(module).__name__}.training_step takes {takes} arguments, but {len(expected)} are passed: "
+            f"{type(module).__name__}.training_step takes {count} arguments, but {len(expected)} are passed: "
             f"({', '.join(expected)})."
         )
     step = trainer.engine.step_function("training_step", synced=synced)

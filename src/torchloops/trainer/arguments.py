@@ -105,6 +105,8 @@ def check_limits(trainer: Trainer, wrong: list[str]) -> None:
     ]
     if trainer.gradient_clip_algorithm not in ("norm", "value"):
         wrong.append(f'gradient_clip_algorithm is "norm" or "value", got {trainer.gradient_clip_algorithm!r}.')
+    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
+        wrong.append(f"gradient_clip_val is 0 or more, or None, got {trainer.gradient_clip_val!r}.")
     if trainer.check_val_every_n_epoch is None and isinstance(trainer.val_check_interval, float):
         wrong.append("check_val_every_n_epoch=None counts batches over epochs and needs an int val_check_interval.")
     if wrong:
@@ -121,6 +123,8 @@ def default_callbacks(callbacks: Any, progress_bar: bool, checkpointing: bool, f
     for callback in found:
         if isinstance(callback, type):
             raise ConfigurationError(f"Callbacks are objects, got the class {callback.__name__}. Give an instance.")
+        if not any(name.startswith("on_") or name == "setup" for name in dir(callback)):
+            raise ConfigurationError(f"A callback has hooks (on_train_start, ...); {callback!r} has none.")
     given = any(isinstance(callback, ModelCheckpoint) for callback in found)
     if given and not checkpointing:
         raise ConfigurationError("A ModelCheckpoint was given with enable_checkpointing=False. Leave one of them out.")
@@ -180,7 +184,14 @@ def default_loggers(logger: Any, directory: Path) -> list[Any]:
         from torchloops.loggers import CSVLogger
 
         return [CSVLogger(directory)]
-    return list(logger) if isinstance(logger, list | tuple) else [logger]
+    loggers = list(logger) if isinstance(logger, list | tuple) else [logger]
+    for given in loggers:
+        if not hasattr(given, "log_metrics"):
+            raise ConfigurationError(
+                f"logger= takes True, False, or objects with `log_metrics`, got {given!r}. "
+                "For a CSV file: True, or CSVLogger(folder)."
+            )
+    return loggers
 
 
 def inner_loggers(loggers: list[Any], directory: Path, name: str) -> list[Any]:

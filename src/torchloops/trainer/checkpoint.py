@@ -23,7 +23,7 @@ from torchloops.trainer.arguments import callback_key
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
-__all__ = ["collect_checkpoint", "read_checkpoint", "restore_checkpoint", "write_checkpoint"]
+__all__ = ["collect_checkpoint", "find_checkpoint", "read_checkpoint", "restore_checkpoint", "write_checkpoint"]
 
 _FORMAT = 1
 _LIGHTNING_VERSION = "2.6.0"  # the layout of the keys that Lightning's own readers look at
@@ -130,6 +130,27 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     return checkpoint
 
 
+def find_checkpoint(trainer: Lifecycle, ckpt_path: str | Path) -> str | Path:
+    """The file that "best" or "last" stands for, or the path itself.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    if ckpt_path not in ("best", "last"):
+        return ckpt_path
+    for callback in trainer.checkpoint_callbacks:
+        path = getattr(callback, f"{ckpt_path}_model_path", "")
+        if path:
+            return path
+    path = trainer.run.dir / "checkpoints" / f"{ckpt_path}.ckpt"
+    if not path.is_file():
+        raise CheckpointError(
+            f'ckpt_path="{ckpt_path}": there is no such checkpoint; looked at ModelCheckpoint and {path}. '
+            "Give a path, or the default_root_dir of the run that wrote it."
+        )
+    return path
+
+
 def load_weights(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     """Load the module's part of a checkpoint.
 
@@ -182,6 +203,17 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     run.state.should_stop = checkpoint["should_stop"]
     run.state.seconds_before = checkpoint["seconds"]
     restore_random_state(checkpoint["random"])
+
+
+def warn_if_done(trainer: Lifecycle) -> None:
+    """Warn that a fit that was just restored has reached its limits already."""
+    state, fit_loop = trainer.state, trainer.fit_loop
+    if not fit_loop.restarting and "max_epochs" in dir(fit_loop) and fit_loop.done:
+        warnings.warn(
+            f"Nothing is left to do: the checkpoint is at epoch {state.current_epoch}, step {state.global_step}, and "
+            f"the limits are max_epochs={fit_loop.max_epochs}, max_steps={trainer.max_steps}. Raise them to go on.",
+            stacklevel=4,
+        )
 
 
 def _restore_each(what: str, targets: list[Any], states: list[Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchloops.errors import ConfigurationError, DataError
+from torchloops.errors import ConfigurationError, DataError, did_you_mean
 from torchloops.hooks import is_overridden
 from torchloops.loops import EvaluationLoop, FitLoop, Loop
 from torchloops.loops.evaluation_loop import run_evaluation
 from torchloops.loops.tree import loops_in
-from torchloops.module import attach_module, release_module
+from torchloops.module import attach_module, module_modes, release_module
 from torchloops.seeding import isolated_generators
 from torchloops.trainer.arguments import (
     check_module,
@@ -25,9 +24,16 @@ from torchloops.trainer.arguments import (
     find_directory,
     inner_loggers,
 )
-from torchloops.trainer.checkpoint import load_weights, read_checkpoint, restore_checkpoint
+from torchloops.trainer.callback_copies import CallbackCopies
+from torchloops.trainer.checkpoint import (
+    find_checkpoint,
+    load_weights,
+    read_checkpoint,
+    restore_checkpoint,
+    warn_if_done,
+)
 from torchloops.trainer.run import Run
-from torchloops.trainer.snapshot import Snapshot, module_modes
+from torchloops.trainer.snapshot import Snapshot
 from torchloops.trainer.sources import DataSources
 from torchloops.trainer.view import TrainerView
 
@@ -49,7 +55,7 @@ class Lifecycle(TrainerView):
     default_root_dir: str | Path | None
     _active: str | None
     _configured_callbacks: list[Any]
-    _fresh_callbacks: list[Any] | Exception
+    _callback_copies: CallbackCopies
     _logger: Any
 
     # for outer loops
@@ -76,7 +82,9 @@ class Lifecycle(TrainerView):
             start: put the module back to this first; None: keep its weights.
             seed: seed the random generators inside, and restore them after; None: let them go on.
         """
+        self._check_is_fitting("isolated")
         outer = self.run
+        outer.open_inner_run(name)
         run = Run(
             self,
             f"{outer.name}/{name}" if outer.name else name,
@@ -114,8 +122,13 @@ class Lifecycle(TrainerView):
 
     def evaluate(self, stage: str) -> dict[str, float]:
         """Run the "validate" or "test" loop inside a fit and return its values; empty where there is no such data."""
-        loop = self._loops[f"{stage}_loop"]
-        step = {"validate": "validation_step", "test": "test_step"}[stage]
+        steps = {"validate": "validation_step", "test": "test_step"}
+        if stage not in steps:
+            raise ConfigurationError(
+                f'evaluate() takes "validate" or "test", got {stage!r}.{did_you_mean(stage, steps)}'
+            )
+        self._check_is_fitting("evaluate")
+        loop, step = self._loops[f"{stage}_loop"], steps[stage]
         self._setup_stage(stage)
         if not is_overridden(self.module, step) or not self.run.batches(stage):
             return {}
@@ -167,6 +180,13 @@ class Lifecycle(TrainerView):
         """``move(batch, dataloader_idx)`` that brings a batch to the device; None where nothing is to do."""
         return self.engine.batch_mover((self.module, self.datamodule), is_overridden)
 
+    def _check_is_fitting(self, name: str) -> None:
+        if self._active is None:
+            raise ConfigurationError(
+                f"trainer.{name}() is for loops, callbacks and modules while trainer.fit() runs. "
+                "Outside of it call trainer.fit, trainer.validate or trainer.test."
+            )
+
     def call_hook(self, name: str, *args: Any) -> Any:
         """Call a hook of any name on the callbacks and the module that have it; return the module's value."""
         output = None
@@ -214,7 +234,7 @@ class Lifecycle(TrainerView):
         """A new run for a fit; validate, test and predict go on with the last one."""
         self.run.state.fn = name
         if name == "fit":
-            self._fresh_callbacks = _copies(self._configured_callbacks)
+            self._callback_copies = CallbackCopies(self._configured_callbacks)
             directory = self.engine.broadcast(find_directory(self.default_root_dir))
             loggers = default_loggers(self._logger, directory)
             self._switch_run(Run(self, "", directory, self.run.state.fresh(), [*self._configured_callbacks], loggers))
@@ -236,6 +256,7 @@ class Lifecycle(TrainerView):
             for loop in self._loops.values():
                 for part in loops_in(loop):
                     part.teardown()
+                    part.progress.running = False
             for stage in self.sources.ready_stages:
                 self._call_setup_hooks("teardown", stage)
         else:
@@ -257,6 +278,7 @@ class Lifecycle(TrainerView):
         self.run.enter_stage("train")
         if ckpt_path is not None:
             restore_checkpoint(self, read_checkpoint(ckpt_path))
+            warn_if_done(self)
         self.call_hook("on_fit_start")
         self._sanity_check()
         self.fit_loop.run()
@@ -275,7 +297,7 @@ class Lifecycle(TrainerView):
             self.run.reload(stage)
             self.engine.setup_module(self.module, training=False)
             if ckpt_path is not None:
-                load_weights(self, read_checkpoint(self._resolve(ckpt_path)))
+                load_weights(self, read_checkpoint(find_checkpoint(self, ckpt_path)))
             loop = self._loops[f"{stage}_loop"]
             if isinstance(loop, EvaluationLoop):
                 self._check_can_evaluate(stage)
@@ -290,22 +312,6 @@ class Lifecycle(TrainerView):
             raise DataError(
                 f"trainer.{stage}() found no data. Give it data loaders or a data module that has them for this stage."
             )
-
-    def _resolve(self, ckpt_path: str | Path) -> str | Path:
-        """The file that "best" or "last" stands for, or the path itself."""
-        if ckpt_path not in ("best", "last"):
-            return ckpt_path
-        for callback in self.checkpoint_callbacks:
-            path = getattr(callback, f"{ckpt_path}_model_path", "")
-            if path:
-                return path
-        path = self.run.dir / "checkpoints" / f"{ckpt_path}.ckpt"
-        if not path.is_file():
-            raise ConfigurationError(
-                f'ckpt_path="{ckpt_path}": there is no such checkpoint; looked at ModelCheckpoint and {path}. '
-                "Give a path."
-            )
-        return path
 
     def _sanity_check(self) -> None:
         """Try a few validation batches, leaving generators and logged values untouched."""
@@ -356,16 +362,11 @@ class Lifecycle(TrainerView):
             own = list(own) if isinstance(own, list | tuple) else [own]
             types = {type(callback) for callback in own}
             self.run.callbacks = [c for c in self.run.callbacks if type(c) not in types] + own
-            self._fresh_callbacks = _copies(self.run.callbacks)
+            self._callback_copies = CallbackCopies(self.run.callbacks)
 
     def fresh_callbacks(self) -> list[Any]:
         """Copies of the callbacks as they were before the fit."""
-        if isinstance(self._fresh_callbacks, Exception):
-            raise ConfigurationError(
-                "An inner run needs fresh copies of the callbacks, and one cannot be copied: "
-                f"{self._fresh_callbacks}. Define `fresh()` on it."
-            ) from self._fresh_callbacks
-        return _copy_each(self._fresh_callbacks)
+        return self._callback_copies.make()
 
     @contextmanager
     def _deterministic_algorithms(self) -> Iterator[None]:
@@ -382,15 +383,3 @@ def _rebind(loops: list[tuple[Loop, Any]]) -> None:
     """Give loops back what they had bound, so that one that was running when an inner run began can go on."""
     for loop, bound in loops:
         loop.__dict__["_bound"] = bound
-
-
-def _copies(callbacks: list[Any]) -> list[Any] | Exception:
-    """Copies of callbacks before a run touches them, or the error that says why there are none."""
-    try:
-        return _copy_each(callbacks)
-    except Exception as error:  # raised again, with an explanation, only if an inner run asks for them
-        return error
-
-
-def _copy_each(callbacks: list[Any]) -> list[Any]:
-    return [callback.fresh() if hasattr(callback, "fresh") else copy.deepcopy(callback) for callback in callbacks]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchloops.errors import DataError
+from torchloops.errors import ConfigurationError, DataError
 from torchloops.hooks import is_overridden
 from torchloops.module import bind_log
 from torchloops.trainer.data import Batches
@@ -70,6 +70,7 @@ class Run:
         self.gradient_hooks: list[Callable[[Any], None]] = []
         self.step_wrappers: list[Callable[[Callable[..., Any], int], Callable[..., Any]]] = []
         self.status = "success"
+        self._inner_names: set[str] = set()
         self._results: dict[str, Results] = {}
         self._batches: dict[str, list[Batches]] = {}
         self._optimization: Optimization | None = None
@@ -80,6 +81,19 @@ class Run:
     def prefix(self) -> str:
         """Prefix of metric names in loggers shared with other runs; empty for the outermost run."""
         return f"{self.name}/" if self.name else ""
+
+    def open_inner_run(self, name: str) -> None:
+        """Note the name of a run inside this one.
+
+        Raises:
+            ConfigurationError: there was one of that name, whose files the new one would overwrite.
+        """
+        if name in self._inner_names:
+            raise ConfigurationError(
+                f"This run has had an inner run {name!r}, and another would overwrite its files. "
+                "Number them: round_0, round_1, ..."
+            )
+        self._inner_names.add(name)
 
     @property
     def epochs(self) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Snapshot", "module_modes"]
+__all__ = ["Snapshot"]
 
 
 class Snapshot:
@@ -63,14 +62,3 @@ class Snapshot:
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_parameters()
     yield from module.named_buffers()
-
-
-@contextmanager
-def module_modes(module: nn.Module) -> Iterator[None]:
-    """A context after which every part of ``module`` is in train or eval mode as before."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import nn
 
 from torchloops.loops import EvaluationLoop, FitLoop, Loop, PredictionLoop
 from torchloops.trainer.arguments import check_limits, default_callbacks, make_limits
-from torchloops.trainer.checkpoint import collect_checkpoint, write_checkpoint
+from torchloops.trainer.checkpoint import collect_checkpoint, find_checkpoint, write_checkpoint
 from torchloops.trainer.engine import Engine
 from torchloops.trainer.lifecycle import Lifecycle
 from torchloops.trainer.run import Run
@@ -60,19 +59,11 @@ class Trainer(Lifecycle):
         enable_checkpointing: keep the last epoch's checkpoint where no `ModelCheckpoint` is given.
 
     Attributes:
-        arguments: those given, by name, so that a loop can build a Trainer like this one in another process.
+        arguments: all of them, by name, so that a loop can build a Trainer like this one in another process.
 
     Raises:
         ConfigurationError: arguments that contradict each other.
     """
-
-    arguments: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        trainer = super().__new__(cls)
-        parameters = list(inspect.signature(cls.__init__).parameters)[1:]
-        trainer.arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
-        return trainer
 
     def __init__(
         self,
@@ -109,6 +100,7 @@ class Trainer(Lifecycle):
         enable_progress_bar: bool = True,
         enable_checkpointing: bool = True,
     ) -> None:
+        self.arguments = {name: value for name, value in locals().items() if name != "self"}
         fast = int(fast_dev_run)
         self.limit_batches = {
             "train": fast or limit_train_batches,
@@ -139,7 +131,6 @@ class Trainer(Lifecycle):
         self._module = None
         self.sources = DataSources(overfit_batches)
         self._active: str | None = None
-        self._fresh_callbacks: list[Any] | Exception = []
         state = TrainerState(limits=limits)
         self.run = Run(self, "", Path(default_root_dir or "runs"), state, self._configured_callbacks, [])
         self._loops: dict[str, Loop] = {}
@@ -171,7 +162,7 @@ class Trainer(Lifecycle):
             TorchloopsError: something does not fit together; its message says what and what to do.
         """
         given = {"train": train_dataloaders, "validate": val_dataloaders}
-        path = None if ckpt_path is None else self._resolve(ckpt_path)
+        path = None if ckpt_path is None else find_checkpoint(self, ckpt_path)
         with self._entry("fit", model, given, datamodule):
             self._fit(path)
 

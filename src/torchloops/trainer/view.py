@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from torchloops.errors import ConfigurationError
+from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.loops import EvaluationLoop, Loop
+from torchloops.loops.checks import check_is_loop
 from torchloops.loops.tree import draw_tree
 from torchloops.trainer.data import Batches
 from torchloops.trainer.engine import Engine
@@ -85,11 +86,16 @@ class TrainerView:
         self._set_loop("predict_loop", loop)
 
     def _set_loop(self, name: str, loop: Loop) -> None:
-        if not isinstance(loop, Loop):
-            hint = f" Assign an instance: {loop.__name__}(...)." if isinstance(loop, type) else ""
-            raise ConfigurationError(f"trainer.{name} takes a Loop, got {loop!r}.{hint}")
+        check_is_loop(f"trainer.{name}", loop)
         loop.trainer = cast(Any, self)
         self._loops[name] = loop
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Loop) and not hasattr(type(self), name):
+            raise ConfigurationError(
+                f"A Trainer has no loop {name!r}; it has {list(self._loops)}.{did_you_mean(name, self._loops)}"
+            )
+        object.__setattr__(self, name, value)
 
     def loop_tree(self) -> str:
         """The loops of fit, validate, test and predict as a tree with their progress, to be printed."""

@@ -217,8 +217,11 @@ class ImageClassifier(LoopModule):
         loss = cross_entropy(logits, targets, label_smoothing=smoothing)
         correct = (logits.detach().argmax(dim=1) == targets).float().mean()
         size = len(targets)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
-        self.log(f"{stage}/accuracy", correct, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        sync = stage != "train"
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=sync)
+        self.log(
+            f"{stage}/accuracy", correct, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=sync
+        )
         metrics: Any = self.stage_metrics[f"stage_{stage}"]
         for name, metric in metrics.items():
             metric.update(logits.detach(), targets)

@@ -78,7 +78,7 @@ class Part:
         step = self.step
         if step.starts or not step.is_due(batch_idx):
             return
-        step._make_ready()
+        step.make_ready()
         if step.needs_closure:
             step.step(lambda: None)
         else:
