@@ -283,3 +283,11 @@ def module_modes(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A context in which ``module`` is in eval mode; every part has its own mode back after it."""
+    with module_modes(module):
+        module.eval()
+        yield

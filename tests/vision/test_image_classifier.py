@@ -9,8 +9,8 @@ from torchmetrics.classification import MulticlassF1Score
 
 from torchloops import LoopModule, Trainer
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.module import evaluating
 from torchloops.vision import ImageClassificationData, ImageClassifier, Labels, Logits, Probabilities, optimizers
-from torchloops.vision.modes import evaluating
 
 
 def digits(count=40, val=20):

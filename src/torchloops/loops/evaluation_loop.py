@@ -12,7 +12,7 @@ from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
 from torchloops.loops.evaluation_epoch_loop import EvaluationEpochLoop
 from torchloops.loops.loop import Loop
-from torchloops.module import module_modes
+from torchloops.module import evaluating, module_modes
 
 __all__ = ["EvaluationLoop", "run_evaluation"]
 
@@ -125,9 +125,8 @@ def run_evaluation(loop: Loop, stage: str) -> Any:
     if isinstance(loop, EvaluationLoop):
         return loop.run()
     run, module = loop.trainer.run, loop.trainer.module
-    with torch.no_grad(), module_modes(module):
+    with torch.no_grad(), evaluating(module):
         run.enter_stage(stage)
-        module.eval()
         output = loop.run()
     _, logged = run.close_epoch(stage)
     run.send_to_loggers(logged)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cross_validation_table", "summarise_folds", "write_kfold_report"]
 
-_METRICS = {"val/accuracy": "held out", "test/accuracy": "test set"}
+_METRICS = {"val/accuracy": "held-out score", "test/accuracy": "test score"}
 
 
 def summarise_folds(loop: KFoldLoop) -> dict[str, Any]:
@@ -35,26 +35,21 @@ def cross_validation_table(loop: KFoldLoop) -> Table:
     """Accuracy in percent: by fold, then mean, standard deviation and corrected interval, and the ensemble's."""
     from rich.table import Table
 
-    metrics = {name: label for name, label in _METRICS.items() if name in loop.folds}
+    metrics = [name for name in _METRICS if name in loop.folds]
     table = Table(title="accuracy, %", title_justify="left")
-    for heading in ("", "trained on", "held out", "seconds", *(f"accuracy, {label}" for label in metrics.values())):
-        table.add_column(heading, justify="right")
+    for heading in ("", "trained on", "held out", "seconds", *(_METRICS[name] for name in metrics)):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in loop.folds.to_dict("records"):
         cells = [f"fold {row['fold']}", str(row["n_train"]), str(row["n_test"]), f"{row['seconds']:.1f}"]
         table.add_row(*cells, *(f"{100 * row[name]:.1f}" for name in metrics))
     table.add_section()
-    rows = {row["metric"]: row for row in loop.summary.to_dict("records")}
-    lines = {
-        "mean": "{mean:.1f}",
-        "standard deviation": "{std:.1f}",
-        "95 % interval": "{low:.1f} to {high:.1f}",
-    }
-    for label, form in lines.items():
-        table.add_row(label, "", "", "", *(form.format(**_percent(rows[name])) for name in metrics))
-    ensemble = loop.ensemble_scores.get("ensemble/accuracy")
-    if ensemble is not None:
-        scores = {"test/accuracy": f"{100 * ensemble:.1f}"}
-        table.add_row("ensemble of the folds", "", "", "", *(scores.get(name, "") for name in metrics))
+    rows = [_percent(row) for name in metrics for row in loop.summary.to_dict("records") if row["metric"] == name]
+    blank = ["", "", ""]
+    table.add_row("mean", *blank, *(f"{row['mean']:.1f}" for row in rows))
+    table.add_row("std", *blank, *(f"{row['std']:.1f}" for row in rows))
+    table.add_row("95 %", *blank, "{low:.1f} to {high:.1f}".format(**rows[0]))  # not of one test set for all folds
+    if "ensemble/accuracy" in loop.ensemble_scores:
+        table.add_row("ensemble", *blank, "", f"{100 * loop.ensemble_scores['ensemble/accuracy']:.1f}")
     return table
 
 

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from torchloops.errors import ConfigurationError, DataError
-from torchloops.module import LoopModule
+from torchloops.module import LoopModule, evaluating
 from torchloops.vision.backbones import build_backbone
 from torchloops.vision.heads import build_head, mismatch
 from torchloops.vision.hyperparameters import plain_hyperparameters, refuse_own, restore_head, restore_output
-from torchloops.vision.modes import evaluating
 from torchloops.vision.optimizers import (
     OptimizerChoice,
     SchedulerChoice,

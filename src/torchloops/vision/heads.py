@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from torchloops.errors import ConfigurationError
-from torchloops.vision.modes import evaluating
+from torchloops.module import evaluating
 
 __all__ = ["build_head", "mismatch"]
 

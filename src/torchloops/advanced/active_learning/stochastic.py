@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchloops.errors import ConfigurationError
+from torchloops.module import evaluating
 
 __all__ = ["StochasticForward", "class_probabilities", "mc_dropout"]
 
@@ -30,19 +31,15 @@ def mc_dropout(module: nn.Module) -> Iterator[list[nn.Module]]:
     called with ``self.training``, the ``dropout`` argument of RNNs and of attention, stochastic depth. Use a
     dropout module there.
     """
-    modules = list(module.modules())
-    modes = [part.training for part in modules]
-    dropouts = [part for part in modules if isinstance(part, _DropoutNd)]
+    dropouts = [part for part in module.modules() if isinstance(part, _DropoutNd)]
     inplace = [part.inplace for part in dropouts]
     try:
-        module.eval()
-        for part in dropouts:
-            part.training = True
-            part.inplace = False  # a shared input must survive the first draw
-        yield list(dropouts)
+        with evaluating(module):
+            for part in dropouts:
+                part.training = True
+                part.inplace = False  # a shared input must survive the first draw
+            yield list(dropouts)
     finally:
-        for any_part, mode in zip(modules, modes, strict=True):
-            any_part.training = mode
         for part, value in zip(dropouts, inplace, strict=True):
             part.inplace = value
 

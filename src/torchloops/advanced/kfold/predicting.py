@@ -15,6 +15,7 @@ from torchloops.advanced.kfold.labels import target_of
 from torchloops.advanced.kfold.splitters import is_classes
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.hooks import is_overridden, number_of_parameters
+from torchloops.module import evaluating
 
 __all__ = ["Predictions", "are_probabilities", "interpret", "predict_loader", "probabilities_from"]
 
@@ -53,20 +54,14 @@ def predict_loader(
     module = trainer.module
     move = trainer.batch_mover()
     call = _caller(trainer, predict)
-    modes = [(part, part.training) for part in module.modules()]
     outputs: list[Tensor] = []
     targets: list[Any] = []
     limit = trainer.batch_limit("predict")
-    try:
-        module.eval()
-        with torch.inference_mode():
-            for index, batch in enumerate(islice(loader, limit if isinstance(limit, int) else None)):
-                batch = batch if move is None else move(batch, 0)
-                outputs.append(_plain(_checked(call(batch, index))))
-                targets.append(_target_or_none(batch))
-    finally:
-        for part, training in modes:
-            part.training = training
+    with evaluating(module), torch.inference_mode():
+        for index, batch in enumerate(islice(loader, limit if isinstance(limit, int) else None)):
+            batch = batch if move is None else move(batch, 0)
+            outputs.append(_plain(_checked(call(batch, index))))
+            targets.append(_target_or_none(batch))
     known = [target for target in targets if target is not None]
     return torch.cat(outputs), torch.cat(known) if len(known) == len(targets) else None
 

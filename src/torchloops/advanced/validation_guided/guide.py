@@ -12,9 +12,9 @@ from torch import Tensor
 
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.loops.step import call_step
+from torchloops.module import module_modes
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
 from torchloops.trainer.data import Batches
-from torchloops.trainer.snapshot import module_modes
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
