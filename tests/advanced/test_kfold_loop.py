@@ -425,8 +425,8 @@ def test_the_folder_of_another_run_is_refused(tmp_path, settings, data, seed, wo
     if seed:
         with torch.no_grad():
             module.net[0].weight.zero_()
+    loop = KFoldLoop(**{"num_folds": 3, "folds": [1], **settings}, export_path=out)
     with pytest.raises(ConfigurationError, match=words):
-        loop = KFoldLoop(**{"num_folds": 3, "folds": [1], **settings}, export_path=out)
         cross_validate(tmp_path, data=data, module=module, loop=loop)
 
 
