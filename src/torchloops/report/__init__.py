@@ -7,6 +7,7 @@ from torchloops.report.environment import collect_environment, describe_device
 from torchloops.report.expected import compare_with_expected
 from torchloops.report.folder import RunFolder, to_yaml
 from torchloops.report.generation import forward_pass_table, write_generation_report
+from torchloops.report.guidance import guidance_table, write_guidance_report
 from torchloops.report.kfold_plots import plot_confusion_matrix, plot_scores_by_fold
 from torchloops.report.metrics import join_metrics
 from torchloops.report.page import write_page
@@ -29,6 +30,7 @@ __all__ = [
     "cross_validation_table",
     "describe_device",
     "forward_pass_table",
+    "guidance_table",
     "join_metrics",
     "plot_accuracy_vs_labels",
     "plot_confusion_matrix",
@@ -43,6 +45,7 @@ __all__ = [
     "to_yaml",
     "write_active_learning_report",
     "write_generation_report",
+    "write_guidance_report",
     "write_kfold_report",
     "write_page",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,30 +55,26 @@ def plot_panels(
     *,
     x: str,
     by: str,
-    panels: Mapping[str, Sequence[str]],
+    panels: Mapping[str, str],
     title: str,
     x_label: str,
 ) -> Path:
-    """Draw several columns against one, each group of them in a panel of its own, below one another.
+    """Draw several columns against one, each in a panel of its own, below one another.
 
     Args:
         table: as for `plot_curves`.
         path: the PNG file to write.
         x: column with numbers.
         by: column that names the lines.
-        panels: label of a panel's axis, with its unit, to the columns in it.
+        panels: label of a panel's axis, with its unit, to the column in it; columns not in the table are left out.
         title: above all panels.
         x_label: below all panels.
     """
-    shown = {label: [name for name in names if name in table] for label, names in panels.items()}
-    shown = {label: names for label, names in shown.items() if names}
+    shown = {label: name for label, name in panels.items() if name in table}
     figure = _new_figure(7.0, 1.0 + 2.3 * max(len(shown), 1))
     all_axes = figure.subplots(max(len(shown), 1), sharex=True, squeeze=False)[:, 0]
-    for axes, (label, names) in zip(all_axes, shown.items(), strict=False):
-        for index, name in enumerate(names):
-            ending = f" {name.rpartition('/')[2]}" if len(names) > 1 else ""
-            rows = table.dropna(subset=[name])
-            draw_curves(axes, rows, x=x, y=name, by=by, ending=ending, first=index)
+    for axes, (label, name) in zip(all_axes, shown.items(), strict=False):
+        draw_curves(axes, table, x=x, y=name, by=by)
         axes.set_ylabel(label)
         axes.legend(frameon=False, fontsize=8)
     all_axes[0].set_title(title)
@@ -86,27 +82,15 @@ def plot_panels(
     return _save(figure, path)
 
 
-def draw_curves(
-    axes: Axes,
-    table: pandas.DataFrame,
-    *,
-    x: str,
-    y: str,
-    by: str,
-    factor: float = 1.0,
-    ending: str = "",
-    first: int = 0,
-) -> None:
-    """Draw the lines into ``axes``; see `plot_curves`.
-
-    Args:
-        ending: added to the names of the lines.
-        first: place of the first line among colours and styles.
-    """
-    for index, (name, rows) in enumerate(table.groupby(by, sort=False), first):
+def draw_curves(axes: Axes, table: pandas.DataFrame, *, x: str, y: str, by: str, factor: float = 1.0) -> None:
+    """Draw the lines into ``axes``; see `plot_curves`. A value of ``by`` without any ``y`` keeps its colour."""
+    for index, (name, rows) in enumerate(table.groupby(by, sort=False)):
+        rows = rows.dropna(subset=[y])
+        if rows.empty:
+            continue
         values = factor * rows.groupby(x)[y].agg(["mean", "min", "max"])
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(values.index, values["mean"], color=colour, linestyle=_STYLES[index % 4], label=f"{name}{ending}")
+        axes.plot(values.index, values["mean"], color=colour, linestyle=_STYLES[index % 4], label=str(name))
         if rows["seed"].nunique() > 1:
             axes.fill_between(values.index, values["min"], values["max"], color=colour, alpha=0.18, linewidth=0)
     axes.grid(alpha=0.3)

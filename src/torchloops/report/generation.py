@@ -23,7 +23,7 @@ def write_generation_report(
         run: the folder of the run.
         metrics: one row an epoch, with ``epoch``, ``train/loss_discriminator`` and ``train/loss_generator``.
         coverages: one row a kind of images: ``images``, ``coverage`` (0 to 1); the first are the generated ones.
-        turns: one row a timing: ``turn``, ``forward_passes`` (1 or 2), ``steps``, ``seconds``.
+        turns: one row a timing: ``turn``, ``forward_passes`` (1 or 2), ``steps``, ``seconds``; or no row.
     """
     from torchloops.report.summary import summarise
 
@@ -31,32 +31,37 @@ def write_generation_report(
     long = metrics.melt("epoch", list(names), "optimizer", "loss").dropna()
     long = long.assign(optimizer=long["optimizer"].map(names), seed=0)
     plot_panels(
-        long.rename(columns={"loss": "train/loss"}),
+        long,
         run.file("plots", "losses.png"),
         x="epoch",
         by="optimizer",
-        panels={"loss (nats)": ["train/loss"]},
+        panels={"loss (nats)": "loss"},
         title="Loss of each optimizer, mean over an epoch",
         x_label="epoch",
     )
-    timing = forward_pass_table(turns)
     summary: dict[str, Any] = {
         str(row["images"]): {"coverage": summarise([row["coverage"]])} for row in coverages.to_dict("records")
     }
-    for column in ("milliseconds a step", "seconds in all"):
-        values = dict(zip(timing["forward passes"], timing[column], strict=True))
-        for passes, value in values.items():
-            summary.setdefault(f"forward passes {passes}", {})[column] = summarise([value])
-    run.write_table("turns.csv", turns)
+    timing = forward_pass_table(turns)
+    if timing is not None:
+        run.write_table("turns.csv", turns)
+        for row in timing.to_dict("records"):
+            scores = {name: summarise([row[name]]) for name in ("milliseconds a step", "seconds in all")}
+            summary[f"forward passes: {row['forward passes']}"] = scores
     run.write_json("summary.json", summary)
     _write_page(run, coverages, timing)
     return summary
 
 
-def forward_pass_table(turns: pandas.DataFrame) -> pandas.DataFrame:
-    """Median time a step with one forward pass of the generator and with two, over the turns; and what is saved."""
+def forward_pass_table(turns: pandas.DataFrame) -> pandas.DataFrame | None:
+    """Median time a step with one forward pass of the generator and with two, over the turns; and what is saved.
+
+    None where there was no turn.
+    """
     import pandas
 
+    if turns.empty:
+        return None
     each = 1000 * turns["seconds"] / turns["steps"]
     by_turn = turns.assign(each=each).pivot(index="turn", columns="forward_passes", values="each")
     rows = [
@@ -82,19 +87,23 @@ def forward_pass_table(turns: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def _write_page(run: RunFolder, coverages: pandas.DataFrame, timing: pandas.DataFrame) -> None:
+def _write_page(run: RunFolder, coverages: pandas.DataFrame, timing: pandas.DataFrame | None) -> None:
     plots = run.path / "plots"
-    share = coverages["coverage"].iloc[0]
-    steps = timing.set_index("forward passes")["milliseconds a step"]
+    text = f"The generated images cover {100 * coverages['coverage'].iloc[0]:.0f} % of the real test images."
+    tables = {"Coverage of the test images (0 to 1)": coverages}
+    if timing is not None:
+        steps = timing.set_index("forward passes")["milliseconds a step"]
+        text += f" A step with one forward pass of the generator took {steps['1']:.2f} ms, with two {steps['2']:.2f} ms"
+        text += " (medians over the turns)."
+        tables["Time of a step, by forward passes of the generator"] = timing
     write_page(
         run.path / "report.html",
         title="A GAN by a training step that yields",
-        introduction=f"The generated images cover {100 * share:.0f} % of the real test images. A step with one forward "
-        f"pass of the generator took {steps['1']:.2f} ms, with two {steps['2']:.2f} ms (medians of turns).",
+        introduction=text,
         pictures={
             "Generated images by epoch": plots / "samples.png",
             "Loss of each optimizer": plots / "losses.png",
         },
-        tables={"Coverage of the test images (0 to 1)": coverages, "Time of a step": timing},
+        tables=tables,
         texts=read_texts(run.path),
     )
