@@ -33,7 +33,8 @@ def load(
         seed: of the shuffling.
         download: fetch the photographs if they are missing (47 MB).
         image_size: pixels, both ways.
-        mean: what pixels are normalised with, on the scale 0 to 1; as the backbone's weights expect it.
+        mean: what pixels are normalised with, on the scale 0 to 1; as the backbone's weights expect it. One number
+            is for all three channels.
         std: likewise.
 
     Raises:
@@ -51,9 +52,13 @@ def load(
         train_folder=folder / FOLDER / "train",
         test_folder=folder / FOLDER / "val",
         image_size=image_size,
-        mean=mean,
-        std=std,
+        mean=_by_channel(mean),
+        std=_by_channel(std),
         batch_size=batch_size,
         num_workers=num_workers,
         seed=seed,
     )
+
+
+def _by_channel(value: float | Sequence[float]) -> Sequence[float]:
+    return (value,) * 3 if isinstance(value, int | float) else value

@@ -5,7 +5,6 @@ Most training labels are kept as they are, a share of them is made wrong, and a 
 agreement with the guide's. Heavy imports stand inside the functions, so that --help answers at once.
 """
 
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from torchloops.report import RunFolder
@@ -69,7 +68,7 @@ def main(
     from torch.utils.data import DataLoader
 
     from torchloops import Trainer, ValidationGuidedLoop, seed_everything
-    from torchloops.report import StudyProgress, join_metrics
+    from torchloops.report import EpochClock, StudyProgress, join_metrics
     from torchloops.shipped import load_dataset
 
     data = load_dataset(dataset, data_dir, batch_size=batch_size, seed=seed, download=download)
@@ -82,12 +81,13 @@ def main(
             study = choose_data(data, strategy, noisy, guide, study_seed)
             seed_everything(study_seed)
             model = build_model(data, optimizer, lr)
+            clock = EpochClock()
             trainer = Trainer(
                 accelerator=accelerator,
                 devices=int(devices) if devices.isdigit() else devices,
                 max_epochs=max_epochs,
                 default_root_dir=run.path / "trainings" / f"{strategy.replace(' ', '-')}_{study_seed}",
-                callbacks=[progress],
+                callbacks=[progress, clock],
                 enable_progress_bar=False,
                 enable_checkpointing=False,
             )
@@ -96,10 +96,9 @@ def main(
                     guide_dataloader=DataLoader(guide, guide_batch_size), scale=strategy, max_scale=max_scale
                 )
                 trainer.fit_loop.replace(epoch_loop=loop)
-            start = perf_counter()
             trainer.fit(model, datamodule=study)
             row = {"strategy": strategy, "seed": study_seed, "steps": trainer.global_step}
-            seconds.append({**row, "seconds": perf_counter() - start})
+            seconds.append({**row, "seconds": clock.seconds})
             score = float(trainer.callback_metrics["val/accuracy"])
             run.say(f"       {strategy}, seed {study_seed}: {score:.1%} of the test images right")
     write_results(run, join_metrics(run.path / "trainings"), pandas.DataFrame(seconds))

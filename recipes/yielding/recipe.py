@@ -5,7 +5,6 @@ generator's. A grid of samples is written every epoch, and the time saved over g
 Heavy imports stand inside the functions, so that --help answers at once.
 """
 
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from torchloops.report import RunFolder
@@ -60,7 +59,7 @@ def main(
         devices: number of devices, or auto.
     """
     from torchloops import Trainer, YieldLoop
-    from torchloops.report import SampleGrids, StudyProgress
+    from torchloops.report import EpochClock, SampleGrids, StudyProgress
     from torchloops.shipped import load_dataset
 
     data = load_dataset(dataset, data_dir, batch_size=batch_size, seed=seed, download=download)
@@ -83,13 +82,12 @@ def main(
     timings = []
     for turn in range(turns):
         for passes in (1, 2):
+            clock = EpochClock()
+            timer = new_trainer(max_epochs=turn_epochs, logger=False, callbacks=[clock])
             module = build_model(data, seed, **options, reuse=passes == 1)
-            timer = new_trainer(max_epochs=turn_epochs, logger=False)
-            start = perf_counter()
             timer.fit(module, train_dataloaders=data.train_dataloader())
-            seconds = perf_counter() - start
             steps = timer.global_step // 2  # two optimizers, so two steps a batch
-            timings.append({"turn": turn, "forward_passes": passes, "steps": steps, "seconds": seconds})
+            timings.append({"turn": turn, "forward_passes": passes, "steps": steps, "seconds": clock.seconds})
     write_results(run, data, model, grids.kept, timings, seed)
 
 
@@ -176,5 +174,7 @@ def say_timings(run: RunFolder, timings: "pandas.DataFrame") -> None:
     rows = table.set_index("forward passes")
     once, twice, saved = (rows.loc[name, "milliseconds a step"] for name in ("1", "2", "saved"))
     low, high = rows.loc["saved", ["lowest", "highest"]]
-    run.say(f"       a step: {once:.3f} ms with one forward pass of the generator, {twice:.3f} ms with two", result=True)
+    run.say(
+        f"       a step: {once:.3f} ms with one forward pass of the generator, {twice:.3f} ms with two", result=True
+    )
     run.say(f"       saved: {saved:.3f} ms a step ({low:.3f} to {high:.3f} over the turns)", result=True)

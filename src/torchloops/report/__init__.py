@@ -14,10 +14,11 @@ from torchloops.report.page import write_page
 from torchloops.report.plots import plot_accuracy_vs_labels, plot_queried_samples
 from torchloops.report.progress import RoundProgress
 from torchloops.report.samples import SampleGrids, plot_samples_by_epoch
-from torchloops.report.study_progress import StudyProgress
+from torchloops.report.study_progress import EpochClock, StudyProgress
 from torchloops.report.summary import accuracy_table, area_under_curve, summarise, summarise_rounds
 
 __all__ = [
+    "EpochClock",
     "RoundProgress",
     "RunFolder",
     "SampleGrids",

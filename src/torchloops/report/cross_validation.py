@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchloops.report.folder import RunFolder
@@ -53,7 +53,7 @@ def cross_validation_table(loop: KFoldLoop) -> Table:
     return table
 
 
-def _percent(row: dict[str, Any]) -> dict[str, float]:
+def _percent(row: Mapping[Any, Any]) -> dict[str, float]:
     return {key: 100 * row[key] for key in ("mean", "std", "low", "high")}
 
 

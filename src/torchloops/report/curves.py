@@ -28,6 +28,7 @@ def plot_curves(
     x_label: str,
     y_label: str,
     factor: float = 1.0,
+    lowest: float | None = None,
 ) -> Path:
     """Draw a column against another: one line a value of ``by``, the mean over its seeds.
 
@@ -40,11 +41,13 @@ def plot_curves(
         by: column that names the lines, drawn in order of first appearance.
         title, x_label, y_label: what is printed; name units in the labels.
         factor: of ``y``; 100 for per cent.
+        lowest: where the axis begins; default: at the lowest value.
     """
     figure = _new_figure(7.0, 4.6)
     axes = figure.add_subplot()
     draw_curves(axes, table, x=x, y=y, by=by, factor=factor)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.set_ylim(bottom=lowest)
     axes.legend(title=by, frameon=False)
     return _save(figure, path)
 

@@ -46,6 +46,7 @@ def write_guidance_report(run: RunFolder, curves: pandas.DataFrame, seconds: pan
         x_label="optimizer steps",
         y_label="test accuracy (%)",
         factor=100.0,
+        lowest=100 * min(of["test/accuracy"]["mean"] for of in summary.values()) - 15,  # the first steps are cut off
     )
     plot_panels(
         curves,
@@ -66,7 +67,7 @@ def _over_seeds(curves: pandas.DataFrame) -> str:
 
 
 def _summarise(curves: pandas.DataFrame, seconds: pandas.DataFrame) -> dict[str, Any]:
-    """For every strategy: the last test accuracy, the highest of any epoch, and milliseconds a step, over the seeds."""
+    """For every strategy: the last test accuracy, the highest of any epoch, and the time of a step, over the seeds."""
     result: dict[str, Any] = {}
     for strategy, rows in curves.groupby("strategy", sort=False):
         scores = rows.sort_values("epoch").groupby("seed", sort=False)["test/accuracy"]

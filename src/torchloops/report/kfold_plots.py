@@ -43,11 +43,12 @@ def plot_scores_by_fold(
     shown = {name: label for name, label in metrics.items() if name in folds}
     for index, (name, label) in enumerate(shown.items()):
         axes.plot(folds["fold"], factor * folds[name], "os"[index % 2], color=COLOURS[index], label=label, zorder=3)
-    row = summary.set_index("metric").loc[next(iter(shown))]
-    if row["low"] == row["low"]:
-        band = {"color": COLOURS[0], "alpha": 0.15, "linewidth": 0, "label": "corrected 95 % interval of the mean"}
-        axes.axhspan(factor * row["low"], factor * row["high"], **band)
-    axes.axhline(factor * row["mean"], color=COLOURS[0], label=f"mean, {next(iter(shown.values()))}")
+    rows = summary[summary["metric"] == next(iter(shown))]
+    mean, low, high = (factor * float(rows[name].iloc[0]) for name in ("mean", "low", "high"))
+    if low == low:
+        label = "corrected 95 % interval of the mean"
+        axes.axhspan(low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label=label)
+    axes.axhline(mean, color=COLOURS[0], label=f"mean, {next(iter(shown.values()))}")
     if reference is not None:
         axes.axhline(factor * reference[1], color=COLOURS[2], linestyle="--", label=reference[0])
     axes.set(title=title, xlabel="fold (from 0)", ylabel=y_label)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 from torchloops.report.progress import RoundProgress
 
-__all__ = ["StudyProgress"]
+__all__ = ["EpochClock", "StudyProgress"]
 
 
 class StudyProgress(RoundProgress):
@@ -43,3 +44,23 @@ def _no_progress() -> Any:
     from torchloops.callbacks import Callback
 
     return Callback()
+
+
+class EpochClock:
+    """A callback that times the epochs of a training, with validation between them, and not what comes before.
+
+    Attributes:
+        seconds: between the start and the end of training.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Called before the first epoch."""
+        self._start = perf_counter()
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        """Called after the last epoch."""
+        self.seconds = perf_counter() - self._start

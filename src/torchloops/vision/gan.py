@@ -126,7 +126,8 @@ def coverage(samples: Tensor, reference: Tensor, neighbours: int = 5) -> float:
         reference: ``(n_reference, ...)``, real images that no generator was trained on.
         neighbours: which neighbour sets the distance.
 
-    References: Naeem and others 2020, "Reliable Fidelity and Diversity Metrics for Generative Models", arXiv 2002.09797.
+    References: Naeem and others 2020, "Reliable Fidelity and Diversity Metrics for Generative Models",
+    arXiv 2002.09797.
     """
     real = reference.flatten(1).float()
     among = torch.cdist(real, real)
