@@ -57,9 +57,18 @@ class Batches:
         return len(self.batches) - 1 - WARM_UP
 
 
+class MLP(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layers(inputs)
+
+
 def make_net() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+    return MLP()
 
 
 def make_module(base: type, log: bool) -> Any:
@@ -100,12 +109,16 @@ def raw(data: Batches) -> None:
         optimizer.step()
 
 
-def torchloops_trainer(folder: str, full: bool, callbacks: Any = None) -> Any:
-    from torchloops import Trainer
+def torchloops_trainer(folder: str, full: bool, callbacks: Any = ()) -> Any:
+    from rich.console import Console
 
+    from torchloops import RichProgressBar, Trainer
+
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
     return Trainer(
-        max_epochs=1, accelerator="cpu", logger=full, enable_progress_bar=full, enable_checkpointing=False,
-        default_root_dir=folder, callbacks=callbacks, log_every_n_steps=1,
+        max_epochs=1, accelerator="cpu", logger=full, enable_progress_bar=False, enable_checkpointing=False,
+        default_root_dir=folder, callbacks=[*callbacks, RichProgressBar(console=terminal)] if full else callbacks,
+        log_every_n_steps=1,
     )  # fmt: skip
 
 
@@ -159,7 +172,7 @@ def skorch_fit(data: Batches) -> None:
     from skorch import NeuralNet
 
     net = NeuralNet(
-        make_net, nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=0.01, max_epochs=1, train_split=None,
+        MLP, nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=0.01, max_epochs=1, train_split=None,
         iterator_train=lambda dataset, **kwargs: data, verbose=0, callbacks__print_log=None,
     )  # fmt: skip
     net.fit(torch.zeros(1, 32), torch.zeros(1, dtype=torch.int64))

@@ -44,6 +44,8 @@ class CSVLogger:
         self._settled_bytes = 0  # and where the first other one begins
         self._continues = True
         self._changed = False
+        self._running_epoch: Any = None  # the epoch logged last, and its row
+        self._running_row: dict[str, Any] = {}
 
     @property
     def path(self) -> Path:
@@ -81,7 +83,10 @@ class CSVLogger:
             step: optimizer step; a column of its own.
         """
         epoch = metrics.get("epoch")
-        row = self._row_of(None if epoch is None else int(epoch))
+        if epoch is None or epoch != self._running_epoch:
+            self._running_row = self._row_of(None if epoch is None else int(epoch))
+            self._running_epoch = epoch
+        row = self._running_row
         row.update(metrics if epoch is not None else {k: v for k, v in metrics.items() if k not in row})
         if step is not None:
             row["step"] = step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,7 @@ class Loop:
     _plan: _Plan
     _trainer: Any
     _restarting: bool
+    _in_context: bool
     _bound: Any
     resumes_inside = True  # whether a run that was cut goes on where it was, or from its start
 
@@ -128,6 +130,7 @@ class Loop:
         state["_trainer"] = None
         state["_restarting"] = False
         state["_bound"] = None
+        state["_in_context"] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -195,12 +198,8 @@ class Loop:
         plan = self._plan
         if plan.skip and self.skip:
             return self.on_skip()
-        if plan.run_context:
-            with self.run_context():
-                return self._iterate(plan, args, kwargs)
-        return self._iterate(plan, args, kwargs)
-
-    def _iterate(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if plan.run_context and not self._in_context:
+            return self._run_in_context(args, kwargs)
         progress = self.progress
         if not self._restarting:
             progress.current = 0
@@ -229,6 +228,27 @@ class Loop:
         output = self.on_run_end() if plan.on_run_end else None
         progress.running = False
         return output
+
+    def _run_in_context(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.__dict__["_in_context"] = True
+        try:
+            with self.run_context():
+                return self.run(*args, **kwargs)
+        finally:
+            self.__dict__["_in_context"] = False
+
+    def shortcut(self, *above: Progress, wants_output: bool = True) -> Callable[..., Any] | None:
+        """A function that does what ``run`` does in fewer calls, for the loop above to bind; None: there is none.
+
+        Built-in loops that run once a step have one where nothing in them was changed. It also counts an iteration
+        for each loop that was left out, whose progress is in ``above``. Without ``wants_output`` it may return
+        anything.
+        """
+        return None
+
+    def is_unchanged(self, cls: type) -> bool:
+        """Whether this loop is a ``cls`` as it came: no subclass, no hook of its own, not in the middle of a resume."""
+        return type(self) is cls and self._plan is cls._plan and not self._restarting
 
     @property
     def trainer(self) -> Trainer:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torchloops.errors import ConfigurationError
-from torchloops.loops.loop import Loop
+from torchloops.loops.loop import Loop, Progress
 from torchloops.loops.optimizer_step import OptimizerStep
 from torchloops.loops.step import call_step
 
@@ -46,6 +47,18 @@ class OptimizerLoop(Loop):
             bound.outputs.append(_optimize_alone(bound.module, part, batch, batch_idx))
         else:
             bound.outputs = part.optimize(batch, batch_idx)
+
+    def shortcut(self, *above: Progress, wants_output: bool = True) -> Callable[[Any, int], Any] | None:
+        if not self.is_unchanged(OptimizerLoop):
+            return None
+        bound = self._bound = _BoundOptimizers(self)
+        if bound.several:
+            return None
+        part = bound.parts[0]
+        part.counted = (*above, self.progress)
+        part.wants_output = wants_output
+        part.counts_steps = not part.needs_closure and self.trainer.run.leave_counting_to_the_loop(part.optimizer)
+        return part.optimize
 
     def on_run_end(self) -> Any:
         bound = self._bound

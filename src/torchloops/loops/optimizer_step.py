@@ -12,6 +12,7 @@ from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
 
 if TYPE_CHECKING:
+    from torchloops.loops.loop import Progress
     from torchloops.trainer import Trainer
 
 __all__ = ["OptimizerStep"]
@@ -19,6 +20,10 @@ __all__ = ["OptimizerStep"]
 
 class OptimizerStep:
     """One optimizer on one batch, everything it needs looked up once a run.
+
+    ``counted`` holds the progress of loops that have no run of their own because `optimize` is called in their place;
+    without ``wants_output``, nobody reads what `optimize` returns; with ``counts_steps``, `optimize` counts the steps,
+    and no hook of the optimizer does.
 
         loss = training_step(...)
         on_before_zero_grad; zero_grad                 # first batch of an accumulation
@@ -43,6 +48,8 @@ class OptimizerStep:
         "before_zero_grad",
         "checked",
         "clip",
+        "counted",
+        "counts_steps",
         "epoch",
         "index",
         "needs_closure",
@@ -54,6 +61,7 @@ class OptimizerStep:
         "state",
         "step",
         "training_step",
+        "wants_output",
         "zero_grad",
     )
 
@@ -77,7 +85,10 @@ class OptimizerStep:
         self.starts = True
         self.epoch = run.state.current_epoch
         self.checked = False
-        self.output: Any = None
+        self.counted: tuple[Progress, ...] = ()
+        self.wants_output = True
+        self.counts_steps = False
+        self.output: dict[str, Any] = {}
         self.no_sync = engine.no_sync if trainer.world_size > 1 and self.accumulate > 1 else None
         self.before_zero_grad = run.hooks("on_before_zero_grad", last=None) or None
         self.before_backward = run.hooks("on_before_backward", last=None) or None
@@ -107,19 +118,24 @@ class OptimizerStep:
 
     def optimize(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Compute gradients, step when due, and return ``{"loss": ...}``, detached; ``{}`` for a batch left out."""
+        for progress in self.counted:
+            progress.current = 1
+            progress.total += 1
         due = self.accumulate == 1 or self.is_due(batch_idx)
         if due and self.needs_closure:
             self.step(partial(self.compute, batch, batch_idx, True))
             self.starts = True
             return self.output
         if due or self.no_sync is None:
-            self.compute(batch, batch_idx, due)
+            self.backpropagate(self.training_step(batch, batch_idx), due)
         else:
             with self.no_sync(skip=True):
                 self.compute(batch, batch_idx, due)
         if due and not self.starts:
             self.step()
             self.starts = True
+            if self.counts_steps:
+                self.state.global_step += 1
         return self.output
 
     def is_due(self, batch_idx: int) -> bool:
@@ -131,39 +147,46 @@ class OptimizerStep:
 
     def compute(self, batch: Any, batch_idx: int, due: bool) -> Tensor | None:
         """Forward and backward pass; what a closure does."""
-        output = self.training_step(batch, batch_idx)
+        return self.backpropagate(self.training_step(batch, batch_idx), due)
+
+    def backpropagate(self, output: Any, due: bool) -> Tensor | None:
+        """Zero the gradients where an accumulation starts, propagate a loss, and make them ready where it ends.
+
+        Args:
+            output: what ``training_step`` returned: a loss, a dict with ``"loss"``, or None to leave the batch out.
+            due: the accumulation ends.
+
+        Returns:
+            the loss.
+        """
         loss = output if output.__class__ is Tensor else _loss_of(output)
         if loss is None:
             self.output = {}
             if due and not self.starts:
                 self.make_ready()
             return None
-        self.backpropagate(loss, due)
-        self.output = {"loss": loss.detach()} if output is loss else {**output, "loss": loss.detach()}
-        return loss
-
-    def backpropagate(self, loss: Tensor, due: bool) -> None:
-        """Zero the gradients where an accumulation starts, propagate ``loss``, and make them ready where it ends."""
         if not self.checked:
             _check_loss(loss)
             self.checked = True
-        if self.accumulate != 1:
-            loss = loss / self.accumulate
+        scaled = loss if self.accumulate == 1 else loss / self.accumulate
         if self.starts or self.restarts_each_time:
             if self.before_zero_grad is not None:
                 _call(self.before_zero_grad, self.optimizer)
             self.zero_grad()
             self.starts = False
         if self.before_backward is not None:
-            _call(self.before_backward, loss)
+            _call(self.before_backward, scaled)
         if self.backward is None:
-            loss.backward()
+            scaled.backward()
         else:
-            self.backward(loss)
+            self.backward(scaled)
         if self.after_backward is not None:
             _call(self.after_backward)
         if due and (self.before_step is not None or self.clip is not None):
             self.make_ready()
+        if self.wants_output:
+            self.output = {"loss": loss.detach()} if output is loss else {**output, "loss": loss.detach()}
+        return loss
 
     def make_ready(self) -> None:
         """What comes between the last gradient of a step and the step."""

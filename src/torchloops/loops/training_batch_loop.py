@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
-from torchloops.loops.loop import Loop
+from torchloops.loops.loop import Loop, Progress
 from torchloops.loops.manual_loop import ManualLoop
 from torchloops.loops.optimizer_loop import OptimizerLoop
 
@@ -53,19 +54,27 @@ class TrainingBatchLoop(Loop):
             bound.hiddens.clear()
         bound.outputs = bound.run_inner(bound.splits[self.progress.current], batch_idx)
 
+    def shortcut(self, *above: Progress, wants_output: bool = True) -> Callable[[Any, int], Any] | None:
+        if not self.is_unchanged(TrainingBatchLoop):
+            return None
+        bound = self._bound = _BoundBatch(self)
+        return (
+            None if bound.split is not None else bound.inner.shortcut(*above, self.progress, wants_output=wants_output)
+        )
+
     def on_run_end(self) -> Any:
         bound = self._bound
         return None if bound is None else bound.outputs
 
 
 class _BoundBatch:
-    __slots__ = ("hiddens", "num_splits", "outputs", "run_inner", "split", "splits")
+    __slots__ = ("hiddens", "inner", "num_splits", "outputs", "run_inner", "split", "splits")
 
     def __init__(self, loop: TrainingBatchLoop) -> None:
         module = loop.trainer.module
         automatic = getattr(module, "automatic_optimization", True)
-        inner = loop.optimizer_loop if automatic else loop.manual_loop
-        self.run_inner = inner.run
+        self.inner = loop.optimizer_loop if automatic else loop.manual_loop
+        self.run_inner = self.inner.run
         self.hiddens = loop.trainer.run.hiddens
         self.split = _splitter(module)
         self.splits: list[Any] = []

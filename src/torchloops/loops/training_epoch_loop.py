@@ -198,9 +198,10 @@ class _BoundEpoch:
         self.stopped = False
         self.next_batch: Any = None
         self.move = trainer.batch_mover()
-        self.run_batch = loop.batch_loop.run
         self.on_batch_start = run.hooks("on_train_batch_start", last=None) or None
         self.on_batch_end = run.hooks("on_train_batch_end", last=None) or None
+        wants_output = self.on_batch_end is not None
+        self.run_batch = loop.batch_loop.shortcut(wants_output=wants_output) or loop.batch_loop.run
         self.schedule = partial(run.step_schedulers, "step") if run.has_schedulers("step") else None
         self.log_step = run.log_step
         self.log_every = trainer.log_every_n_steps if run.loggers else 0

@@ -75,7 +75,7 @@ class Run:
         self._batches: dict[str, list[Batches]] = {}
         self._optimization: Optimization | None = None
         self._stepping: list[Any] = []
-        self._step_handles: list[Any] = []
+        self._step_handles: dict[int, Any] = {}
 
     @property
     def prefix(self) -> str:
@@ -248,13 +248,22 @@ class Run:
 
         for optimizer in self.optimizers_or_none():
             if hasattr(optimizer, "register_step_post_hook"):
-                self._step_handles.append(optimizer.register_step_post_hook(count))
+                self._step_handles[id(optimizer)] = optimizer.register_step_post_hook(count)
+
+    def leave_counting_to_the_loop(self, optimizer: Any) -> bool:
+        """Stop counting the steps of ``optimizer`` by a hook, where each call of ``step`` is a step."""
+        if not self.trainer.engine.is_plain:
+            return False  # a scaler may leave a step out
+        handle = self._step_handles.pop(id(optimizer), None)
+        if handle is not None:
+            handle.remove()
+        return True
 
     def close(self) -> None:
         """Let go of optimizers and loggers."""
-        for handle in self._step_handles:
+        for handle in self._step_handles.values():
             handle.remove()
-        self._step_handles = []
+        self._step_handles = {}
 
     # data
 
