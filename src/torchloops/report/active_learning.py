@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchloops.report.folder import RunFolder
-from torchloops.report.page import write_page
+from torchloops.report.page import read_texts, write_page
 from torchloops.report.plots import plot_accuracy_vs_labels, plot_queried_samples
 from torchloops.report.summary import accuracy_table, summarise_rounds
 
@@ -88,7 +88,6 @@ def _over_seeds(rounds: pandas.DataFrame) -> str:
 
 
 def _write_page(run: RunFolder, rounds: pandas.DataFrame, summary: dict[str, Any]) -> None:
-    texts = {"Command": "command.txt", "Configuration": "config.yaml"}
     write_page(
         run.path / "report.html",
         title=f"Active learning: {' against '.join(summary)}",
@@ -101,11 +100,7 @@ def _write_page(run: RunFolder, rounds: pandas.DataFrame, summary: dict[str, Any
             f"Test accuracy in percent{_over_seeds(rounds)}": accuracy_table(rounds),
             "Summary": _summary_table(summary),
         },
-        texts={
-            heading: (run.path / name).read_text(encoding="utf-8")
-            for heading, name in texts.items()
-            if (run.path / name).is_file()
-        },
+        texts=read_texts(run.path),
     )
 
 
