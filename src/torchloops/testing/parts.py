@@ -1,4 +1,4 @@
-"""Small things for people who test loops: a classifier, data for it, and a callback that writes down its hooks."""
+"""A classifier, data for it, and a callback that writes down its hooks."""
 
 from __future__ import annotations
 
