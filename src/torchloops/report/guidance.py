@@ -70,7 +70,7 @@ def _summarise(curves: pandas.DataFrame, seconds: pandas.DataFrame) -> dict[str,
     """For every strategy: the last test accuracy, the highest of any epoch, and the time of a step, over the seeds."""
     result: dict[str, Any] = {}
     for strategy, rows in curves.groupby("strategy", sort=False):
-        scores = rows.sort_values("epoch").groupby("seed", sort=False)["test/accuracy"]
+        scores = rows.sort_values(["seed", "epoch"]).groupby("seed")["test/accuracy"]
         times = seconds[seconds["strategy"] == strategy]
         result[str(strategy)] = {
             "test/accuracy": summarise(list(scores.last())),
