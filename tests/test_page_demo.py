@@ -38,9 +38,7 @@ def test_demo_of_the_page(tmp_path, monkeypatch, capsys):
         torch.nn.Dropout(p=0.1),
         torch.nn.Linear(512, datamodule.num_classes),
     )
-    model = ImageClassifier(
-        backbone="resnet18", head=head, num_classes=datamodule.num_classes, output=Probabilities()
-    )
+    model = ImageClassifier(backbone="resnet18", head=head, num_classes=datamodule.num_classes, output=Probabilities())
     backbone_before = {name: value.clone() for name, value in model.backbone.named_parameters()}
     head_before = head[1].weight.detach().clone()
 

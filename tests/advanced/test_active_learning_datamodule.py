@@ -232,7 +232,7 @@ def test_labels_of_dictionaries():
 
 def test_a_data_set_without_labels_is_a_clear_error():
     data = ActiveLearningDataModule([torch.zeros(1)] * 5, initial_num_labels=2)
-    with pytest.raises(DataError, match="label of sample 0 was not found"):
+    with pytest.raises(DataError, match="No target was found in sample 0"):
         data.setup("fit")
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.seeding import random_state, restore_random_state
 
-__all__ = ["Batches", "as_loaders", "number_of_batches"]
+__all__ = ["Batches", "as_loaders", "copy_loader", "number_of_batches"]
 
 
 class Batches:
@@ -135,18 +135,20 @@ def _skip_batches(loader: Any, skip: int) -> Iterator[Any]:
     torch.empty((), dtype=torch.int64).random_(generator=loader.generator)  # the seed an iterator draws for workers
     indices = iter(loader.batch_sampler)
     next(islice(indices, skip - 1, skip), None)
-    rest = DataLoader(
-        loader.dataset,
-        batch_sampler=_Rest(indices),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        prefetch_factor=loader.prefetch_factor,
-    )
-    return iter(rest)
+    return iter(copy_loader(loader, loader.dataset, batch_sampler=_Rest(indices)))
+
+
+def copy_loader(loader: DataLoader[Any], dataset: Any, **changes: Any) -> DataLoader[Any]:
+    """A loader over ``dataset`` that collates, loads and pins as ``loader`` does.
+
+    Args:
+        changes: arguments of ``DataLoader`` that are not to be those of ``loader``; say here how it samples.
+    """
+    names = (
+        "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
+        "prefetch_factor",
+    )  # fmt: skip
+    return DataLoader(dataset, **{**{name: getattr(loader, name) for name in names}, **changes})
 
 
 class _Rest(Sampler[Any]):

@@ -8,11 +8,10 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from torchloops.advanced.targets import TARGET_KEYS, target_of
 from torchloops.errors import DataError
 
 __all__ = ["MaskedTruth"]
-
-_LABEL_KEYS = ("target", "targets", "label", "labels", "y")
 
 
 class MaskedTruth:
@@ -55,18 +54,8 @@ class MaskedTruth:
         return classes
 
     def _from_item(self, sample_id: int) -> Any:
-        item = self.dataset[sample_id]
-        if isinstance(item, dict):
-            for key in _LABEL_KEYS:
-                if key in item:
-                    return item[key]
-        elif isinstance(item, tuple | list) and len(item) >= 2:
-            return item[1]
-        raise DataError(
-            f"The label of sample {sample_id} was not found. Expected an item (input, label), a dict with "
-            f"one of the keys {', '.join(_LABEL_KEYS)}, or a data set with `targets`; got "
-            f"{type(item).__name__}."
-        )
+        advice = "Or give the data set an attribute `targets`."
+        return target_of(self.dataset[sample_id], f"sample {sample_id}", advice)
 
 
 def as_class(label: Any) -> int | None:
@@ -81,7 +70,7 @@ def as_class(label: Any) -> int | None:
 def input_of(item: Any) -> Any:
     """The part of an item or batch that a model sees: the label is left out."""
     if isinstance(item, dict):
-        return {key: value for key, value in item.items() if key not in _LABEL_KEYS}
+        return {key: value for key, value in item.items() if key not in TARGET_KEYS}
     return item[0] if isinstance(item, tuple | list) else item
 
 

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from torchloops.advanced.targets import target_of
 from torchloops.errors import DataError, did_you_mean
 
-__all__ = ["as_values", "known_values", "read_targets", "target_of"]
+__all__ = ["as_values", "known_values", "read_targets"]
 
 _NAMES = ("targets", "labels", "_labels")
-_ITEM_KEYS = ("target", "targets", "label", "labels", "y")
+
+_ADVICE = "Give targets=... to KFoldDataModule."
 
 
 def known_values(dataset: Any, given: Any = None, what: str = "targets") -> np.ndarray | None:
@@ -44,25 +46,7 @@ def read_targets(dataset: Any) -> np.ndarray:
     Raises:
         DataError: an item has no target.
     """
-    return as_values([target_of(dataset[index], f"sample {index}") for index in range(len(dataset))])
-
-
-def target_of(item: Any, name: str = "the batch") -> Any:
-    """The target in ``(input, target)`` or in a dict with one of the usual keys.
-
-    Raises:
-        DataError: there is none.
-    """
-    if isinstance(item, dict):
-        for key in _ITEM_KEYS:
-            if key in item:
-                return item[key]
-    elif isinstance(item, tuple | list) and len(item) >= 2:
-        return item[1]
-    raise DataError(
-        f"No target was found in {name}: expected (input, target), or a dict with one of the keys "
-        f"{', '.join(_ITEM_KEYS)}, got {type(item).__name__}. Give targets=... to KFoldDataModule."
-    )
+    return as_values([target_of(dataset[index], f"sample {index}", _ADVICE) for index in range(len(dataset))])
 
 
 def as_values(values: Any) -> np.ndarray:

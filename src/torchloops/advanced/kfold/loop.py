@@ -379,6 +379,7 @@ class KFoldLoop(Loop):
 
         results = [FoldResult.from_state_dict(state) for state in state_dict["results"]]
         self._results = {result.fold: result for result in results}
+        self._count = len(results) + len(state_dict["missing_folds"])
         start, splits = state_dict["start"], state_dict["splits"]
         self._start = None if start is None else Snapshot.from_state_dict(start)
         self.splits = None if splits is None else Splits.from_dict(splits)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchloops.advanced.kfold.labels import target_of
 from torchloops.advanced.kfold.splitters import is_classes
+from torchloops.advanced.targets import target_of
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.hooks import is_overridden, number_of_parameters
 from torchloops.module import evaluating

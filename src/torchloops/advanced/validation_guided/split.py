@@ -18,6 +18,7 @@ from torch.utils.data import (
 
 from torchloops.advanced.active_learning.splits import draw_samples
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.trainer.data import copy_loader
 
 __all__ = ["GuideSplit", "cut_guide", "find_labels"]
 
@@ -97,19 +98,13 @@ def _same_loader(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
     """A loader over another data set with the settings of ``loader``, its generators included."""
     old: Any = loader.sampler
     shuffled = type(old) is RandomSampler
-    return DataLoader(
+    return copy_loader(
+        loader,
         dataset,
         sampler=RandomSampler(dataset, generator=old.generator) if shuffled else SequentialSampler(dataset),
         batch_size=loader.batch_size,
         drop_last=loader.drop_last,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
         generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
     )
 
