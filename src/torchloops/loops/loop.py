@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError, did_you_mean
-from torchloops.hooks import ANY_NUMBER, number_of_parameters
 from torchloops.loops.checks import check_properties, check_slot
+from torchloops.loops.plan import OPTIONAL_HOOKS, Plan
 from torchloops.loops.replacing import replace_loop
 from torchloops.loops.stop_iteration import refuse_leaked_stop
 from torchloops.loops.tree import children_of, draw_tree, loops_in, paths_in
@@ -19,16 +18,6 @@ if TYPE_CHECKING:
     from torchloops.trainer import Trainer
 
 __all__ = ["Loop", "Progress"]
-
-_OPTIONAL_HOOKS = (
-    "skip",
-    "reset",
-    "on_run_start",
-    "on_advance_start",
-    "on_advance_end",
-    "on_run_end",
-    "run_context",
-)
 
 
 @dataclass(slots=True)
@@ -44,41 +33,6 @@ class Progress:
     current: int = 0
     total: int = 0
     running: bool = False
-
-
-class _Plan:
-    """Which optional hooks a loop defines, and how many of the arguments of ``run`` its hooks take."""
-
-    __slots__ = ("advance_start_takes", "advance_takes", "run_start_takes", *_OPTIONAL_HOOKS)
-    skip: bool
-    reset: bool
-    run_context: bool
-    on_run_start: bool
-    on_advance_start: bool
-    on_advance_end: bool
-    on_run_end: bool
-
-    def __init__(self, loop: Any) -> None:
-        for name in _OPTIONAL_HOOKS:
-            setattr(self, name, _is_defined(loop, name))
-        self.advance_takes = _number_of_arguments(loop, "advance")
-        self.advance_start_takes = _number_of_arguments(loop, "on_advance_start")
-        self.run_start_takes = _number_of_arguments(loop, "on_run_start")
-
-
-def _is_defined(loop: Any, name: str) -> bool:
-    if not isinstance(loop, type):
-        return name in loop.__dict__ or _is_defined(type(loop), name)
-    return getattr(loop, name) is not getattr(Loop, name)
-
-
-def _number_of_arguments(loop: Any, name: str) -> int:
-    """Positional arguments the hook takes, ``self`` left out."""
-    skip_self = isinstance(loop, type) and not isinstance(inspect.getattr_static(loop, name), staticmethod)
-    try:
-        return number_of_parameters(getattr(loop, name)) - int(skip_self)
-    except (TypeError, ValueError):
-        return ANY_NUMBER
 
 
 class Loop:
@@ -117,7 +71,7 @@ class Loop:
     """
 
     progress: Progress
-    _plan: _Plan
+    _plan: Plan
     _trainer: Any
     _restarting: bool
     _in_context: bool
@@ -135,7 +89,7 @@ class Loop:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_properties(cls)
-        cls._plan = _Plan(cls)
+        cls._plan = Plan(cls, Loop)
 
     # what a subclass says
 
@@ -379,8 +333,8 @@ class Loop:
             except ConfigurationError:
                 object.__setattr__(self, name, before)
                 raise
-        elif name in _OPTIONAL_HOOKS or name == "advance":
-            object.__setattr__(self, "_plan", _Plan(self))
+        elif name in OPTIONAL_HOOKS or name == "advance":
+            object.__setattr__(self, "_plan", Plan(self, Loop))
 
     def __getattr__(self, name: str) -> Any:
         if "progress" not in self.__dict__ and not name.startswith("__"):
@@ -388,7 +342,7 @@ class Loop:
         return object.__getattribute__(self, name)  # the original error, with its own message
 
 
-Loop._plan = _Plan(Loop)
+Loop._plan = Plan(Loop, Loop)
 
 
 def _missing(loop: Loop, name: str, what: str) -> str:
