@@ -133,7 +133,9 @@ class Case:
             )
         self._loop, self._make_module, self._make_data, self._arguments = loop, make_module, make_data, arguments
         self._last: Loop | None = None
+        self.left_gradients = False
         self.name = type(self.make()).__name__
+        self.trainer(self.make())
 
     def make(self) -> Loop:
         """A new loop."""
@@ -192,7 +194,12 @@ class Case:
         before = digest(module.state_dict())
         with tempfile.TemporaryDirectory() as folder, isolated_generators(SEED):
             trainer.default_root_dir = folder
-            output = getattr(trainer, entry or self.entry)(module, data)
+            gradients = torch.is_grad_enabled()
+            try:
+                output = getattr(trainer, entry or self.entry)(module, data)
+            finally:
+                self.left_gradients = torch.is_grad_enabled() is not gradients
+                torch.set_grad_enabled(gradients)
         watch.take(module)
         return Outcome(before, list(watch.weights), watch.finite, digest(output))
 

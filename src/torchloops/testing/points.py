@@ -66,6 +66,8 @@ def _leaves_no_trace(case: Case) -> None:
     module = case.module()
     with _untouched(module):
         case.run(case.trainer(case.make()), module)
+    if case.left_gradients:
+        raise Broken("gradients were left off (torch.set_grad_enabled), or on where they were off.")
 
 
 def _plain_state(case: Case) -> None:
@@ -223,19 +225,16 @@ def _not_plain(value: Any, where: str = "it") -> tuple[str, Any]:
 
 @contextmanager
 def _untouched(module: nn.Module, when: str = "") -> Iterator[None]:
-    """A context that must leave the module and torch's global modes as it found them, also by an error."""
-    before, gradients = _described(module), torch.is_grad_enabled()
+    """A context that must leave the module as it found it, also by an error."""
+    before = _described(module)
     try:
         yield
     finally:
-        after, now = _described(module), torch.is_grad_enabled()
-        torch.set_grad_enabled(gradients)
+        after = _described(module)
         changed = [name for name in before | after if before.get(name) != after.get(name)]
         if changed:
             name = changed[0]
             raise Broken(f"{when}{name} of the module is {after.get(name)}, and was {before.get(name)}.")
-        if now is not gradients:
-            raise Broken(f"{when}gradients were left {'on' if now else 'off'} (torch.set_grad_enabled).")
 
 
 def _described(module: nn.Module) -> dict[str, Any]:

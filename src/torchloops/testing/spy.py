@@ -115,7 +115,7 @@ def _pattern(defined: set[str]) -> re.Pattern[str]:
 def misplaced_end(calls: list[str]) -> str | None:
     """What is wrong with hooks of callbacks: an ``..._end`` that ends nothing, or a ``..._start`` without its end.
 
-    Inner pairs that stayed open are closed by the end of the one around them, as where a loop raised StopIteration.
+    Pairs of batches and epochs may stay open, as where a loop raised StopIteration: the end of one around closes them.
     """
     open_ones: list[str] = []
     for name in calls:
@@ -125,6 +125,7 @@ def misplaced_end(calls: list[str]) -> str | None:
         elif edge == "end":
             if stem not in open_ones:
                 return f"{name} came without {stem}_start before it"
-            while open_ones.pop() != stem:
-                pass
+            while (last := open_ones.pop()) != stem:
+                if not last.endswith(("_batch", "_epoch")):
+                    return f"{last}_start came without {last}_end before {name}"
     return f"{open_ones[-1]}_start came without {open_ones[-1]}_end after it" if open_ones else None
