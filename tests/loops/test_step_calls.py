@@ -6,6 +6,7 @@ import pstats
 from contextlib import redirect_stdout
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from torchloops import LoopModule, RichProgressBar
@@ -82,7 +83,9 @@ def test_calls_of_a_bare_step(make_trainer):
 
 def test_calls_of_a_step_with_log_bar_and_csv(make_trainer):
     def run(n):
-        trainer = make_trainer(max_epochs=1, logger=True, callbacks=RichProgressBar(), enable_progress_bar=True)
+        terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+        bar = RichProgressBar(refresh_rate=1000, console=terminal)  # a drawing, ten a second, is no part of a step
+        trainer = make_trainer(max_epochs=1, logger=True, log_every_n_steps=1, callbacks=bar)
         trainer.fit(LoggingNet(), batches(n))
 
     assert calls_a_step(run) <= 215
