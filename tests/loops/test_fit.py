@@ -467,3 +467,18 @@ def test_reload_dataloaders_every_n_epochs(make_trainer):
     module = Asked()
     make_trainer(max_epochs=5, reload_dataloaders_every_n_epochs=2).fit(module)
     assert module.asked == 3
+
+
+def test_steps_are_counted_once_when_the_optimizer_loop_is_replaced_between_epochs(make_trainer):
+    from torchloops import Callback, OptimizerLoop
+
+    class OwnLoop(OptimizerLoop):
+        pass
+
+    class Swap(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.fit_loop.epoch_loop.batch_loop.optimizer_loop = OwnLoop()
+
+    trainer = make_trainer(max_epochs=3, callbacks=Swap())
+    trainer.fit(TinyClassifier(), random_batches(4))
+    assert trainer.global_step == 12

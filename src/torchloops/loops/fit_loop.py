@@ -94,6 +94,7 @@ class FitLoop(Loop):
             trainer.run.reload("train")
             trainer.run.reload("validate")
         trainer.state.in_epoch = True
+        trainer.run.count_steps_by_hooks()  # the loop that counted in the last epoch may have been replaced
         if not self._is_inside_epoch:
             trainer.call_hook("on_train_epoch_start")
 

@@ -210,7 +210,7 @@ class Run:
             configure = getattr(self.trainer.module, "configure_optimizers", None)
             self._optimization = parse_optimizers(configure() if configure is not None else None)
             self._stepping = self.trainer.engine.setup_optimizers(self._optimization.optimizers)
-            self._count_steps()
+            self.count_steps_by_hooks()
         return self._optimization
 
     @property
@@ -240,18 +240,19 @@ class Run:
         step = getattr(self.trainer.module, "lr_scheduler_step", _step_scheduler)
         self._optimization.step_schedulers(interval, count, lambda: self.callback_metrics, step)
 
-    def _count_steps(self) -> None:
+    def count_steps_by_hooks(self) -> None:
+        """Count every step of the optimizers, whoever takes it, if a loop has asked for them."""
         state = self.state
 
         def count(optimizer: Any, args: Any, kwargs: Any) -> None:
             state.global_step += 1
 
         for optimizer in self.optimizers_or_none():
-            if hasattr(optimizer, "register_step_post_hook"):
+            if id(optimizer) not in self._step_handles and hasattr(optimizer, "register_step_post_hook"):
                 self._step_handles[id(optimizer)] = optimizer.register_step_post_hook(count)
 
     def leave_counting_to_the_loop(self, optimizer: Any) -> bool:
-        """Stop counting the steps of ``optimizer`` by a hook, where each call of ``step`` is a step."""
+        """Stop counting the steps of ``optimizer`` by a hook for this epoch, where each call of ``step`` is a step."""
         if not self.trainer.engine.is_plain:
             return False  # a scaler may leave a step out
         handle = self._step_handles.pop(id(optimizer), None)
