@@ -68,7 +68,7 @@ class TrainingEpochLoop(Loop):
     @property
     def done(self) -> bool:
         bound = self._bound
-        if self.progress.current >= bound.num_batches or bound.stopped:
+        if self.progress.current >= bound.num_batches:
             return True
         state = bound.state
         if state.global_step >= bound.max_steps:
@@ -177,7 +177,6 @@ class _BoundEpoch:
         "run_batch",
         "schedule",
         "state",
-        "stopped",
         "total_before",
         "validate_every",
     )
@@ -195,7 +194,6 @@ class _BoundEpoch:
             trainer.min_epochs if run.state.min_epochs is None else run.state.min_epochs,
         )
         self.has_deadline = run.state.limits.max_seconds is not None
-        self.stopped = False
         self.next_batch: Any = None
         self.move = trainer.batch_mover()
         self.on_batch_start = run.hooks("on_train_batch_start", last=None) or None
