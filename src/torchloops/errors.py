@@ -4,9 +4,11 @@
     ├── ConfigurationError (ValueError)      arguments, hooks or loops that do not fit together
     ├── DataError (ValueError)               a data set, folder or file that cannot be used
     ├── CheckpointError (ValueError)         a checkpoint that cannot be written, read or applied
+    │   └── DamagedCheckpointError           a file that is truncated, altered or no checkpoint at all
     └── MissingDependencyError (ImportError) an optional package is not installed
 
-A message says what is wrong, what was expected, what came, and what to do.
+A message says what is wrong, what was expected, what came, and what to do. `ResumeWarning` is the one warning about
+checkpoints and resuming.
 """
 
 import difflib
@@ -17,8 +19,10 @@ from types import ModuleType
 __all__ = [
     "CheckpointError",
     "ConfigurationError",
+    "DamagedCheckpointError",
     "DataError",
     "MissingDependencyError",
+    "ResumeWarning",
     "TorchloopsError",
     "did_you_mean",
     "require",
@@ -39,6 +43,14 @@ class DataError(TorchloopsError, ValueError):
 
 class CheckpointError(TorchloopsError, ValueError):
     """A checkpoint that cannot be written, read or applied."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A file that is truncated, altered or no checkpoint at all."""
+
+
+class ResumeWarning(UserWarning):
+    """A run goes on in another way than asked for, or will not be able to go on exactly."""
 
 
 class MissingDependencyError(TorchloopsError, ImportError):
