@@ -41,7 +41,7 @@ MAY_IMPORT = {
 
 UPWARD = {
     "seeding.py": "torchloops.trainer.engine.",  # Fabric seeds, and only the engine talks to Fabric
-    "module.py": "torchloops.trainer.checkpoint.",  # load_from_checkpoint is a method of the module
+    "module.py": "torchloops.trainer.checkpoint_file.",  # load_from_checkpoint is a method of the module
 }
 """The few files that reach up, inside a function, and to what."""
 

@@ -199,7 +199,7 @@ class LoopModule(nn.Module):
         Raises:
             CheckpointError: no such file, or no checkpoint of this module.
         """
-        from torchloops.trainer.checkpoint import read_checkpoint
+        from torchloops.trainer.checkpoint_file import read_checkpoint
 
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         try:

@@ -1,10 +1,8 @@
-"""One versioned file that holds a whole run, written atomically and read safely."""
+"""What a checkpoint holds: collected from a whole run, and put back into one."""
 
 from __future__ import annotations
 
 import os
-import pickle
-import tempfile
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -19,13 +17,13 @@ from torchloops.errors import CheckpointError, ConfigurationError
 from torchloops.hooks import is_overridden
 from torchloops.seeding import random_state, restore_random_state
 from torchloops.trainer.arguments import callback_key
+from torchloops.trainer.checkpoint_file import FORMAT
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
-__all__ = ["collect_checkpoint", "find_checkpoint", "read_checkpoint", "restore_checkpoint", "write_checkpoint"]
+__all__ = ["collect_checkpoint", "find_checkpoint", "restore_checkpoint"]
 
-_FORMAT = 1
 _LIGHTNING_VERSION = "2.6.0"  # the layout of the keys that Lightning's own readers look at
 _PLAIN = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
 
@@ -46,7 +44,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
     """
     module, run = trainer.module, trainer.run
     checkpoint: dict[str, Any] = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "pytorch-lightning_version": _LIGHTNING_VERSION,
         "epoch": trainer.current_epoch,
         "global_step": trainer.global_step,
@@ -76,58 +74,6 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
     if is_overridden(module, "on_save_checkpoint"):
         module.on_save_checkpoint(checkpoint)
     return {name: _plain(value, name) for name, value in checkpoint.items()}
-
-
-def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> Path:
-    """Write a checkpoint so that ``path`` holds the old file or the new one, never a part of one."""
-    path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, refusing anything but plain data.
-
-    Raises:
-        CheckpointError: no such file, not a checkpoint, unsafe, or written by a newer version.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}. Give the path of a file that save_checkpoint wrote.")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about the pickle protocol of files torch did not write
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than plain data, so loading it could run code and is refused: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or is no checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(f'{path} is no checkpoint: it has no "state_dict".')
-    if checkpoint.get("format", _FORMAT) > _FORMAT:
-        raise CheckpointError(
-            f"{path} has format {checkpoint['format']}; this version reads up to {_FORMAT}. Upgrade torchloops."
-        )
-    return checkpoint
 
 
 def find_checkpoint(trainer: Lifecycle, ckpt_path: str | Path) -> str | Path:

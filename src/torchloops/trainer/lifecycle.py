@@ -28,10 +28,10 @@ from torchloops.trainer.callback_copies import CallbackCopies
 from torchloops.trainer.checkpoint import (
     find_checkpoint,
     load_weights,
-    read_checkpoint,
     restore_checkpoint,
     warn_if_done,
 )
+from torchloops.trainer.checkpoint_file import read_checkpoint
 from torchloops.trainer.run import Run
 from torchloops.trainer.snapshot import Snapshot
 from torchloops.trainer.sources import DataSources

@@ -10,7 +10,8 @@ from torch import nn
 
 from torchloops.loops import EvaluationLoop, FitLoop, Loop, PredictionLoop
 from torchloops.trainer.arguments import check_limits, default_callbacks, make_limits
-from torchloops.trainer.checkpoint import collect_checkpoint, find_checkpoint, write_checkpoint
+from torchloops.trainer.checkpoint import collect_checkpoint, find_checkpoint
+from torchloops.trainer.checkpoint_file import write_checkpoint
 from torchloops.trainer.engine import Engine
 from torchloops.trainer.lifecycle import Lifecycle
 from torchloops.trainer.run import Run

@@ -84,7 +84,7 @@ class KFoldFolder:
         Raises:
             ConfigurationError: they are of another run: other splits or other initial weights.
         """
-        from torchloops.trainer.checkpoint import read_checkpoint
+        from torchloops.trainer.checkpoint_file import read_checkpoint
 
         results = []
         for fold in self.finished_folds():
@@ -106,7 +106,8 @@ class KFoldFolder:
 
     def write_fold(self, trainer: Trainer, result: FoldResult, splits: Splits | None, start: str) -> None:
         """Write a fold's result and weights: a checkpoint that ``load_from_checkpoint`` of the module reads."""
-        from torchloops.trainer.checkpoint import collect_checkpoint, write_checkpoint
+        from torchloops.trainer.checkpoint import collect_checkpoint
+        from torchloops.trainer.checkpoint_file import write_checkpoint
 
         checkpoint = collect_checkpoint(trainer, weights_only=True)
         state = {name: value for name, value in result.state_dict().items() if name != "weights"}
