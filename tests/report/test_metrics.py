@@ -15,3 +15,11 @@ def test_runs_are_joined_in_the_order_of_their_numbers(tmp_path):
 
 def test_no_files_make_an_empty_table(tmp_path):
     assert join_metrics(tmp_path).empty
+
+
+def test_the_joined_table_is_not_joined_again(tmp_path):
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "fold_0" / "metrics.csv").write_text("epoch,train/loss\n0,1.5\n")
+    table = join_metrics(tmp_path)
+    table.to_csv(tmp_path / "metrics.csv", index=False)
+    assert join_metrics(tmp_path).equals(table)

@@ -1,4 +1,4 @@
-"""The command line: ``torchloops ls | run | env``. Importing it imports no torch."""
+"""The command line: ``torchloops ls | run | resume | env``. Importing it imports no torch."""
 
 from torchloops.cli.app import main
 

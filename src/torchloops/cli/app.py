@@ -10,9 +10,9 @@ from cyclopts import App, CycloptsError
 
 from torchloops.errors import TorchloopsError
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "USAGE", "main"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "main"]
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 app = App(
     name="torchloops",
@@ -25,7 +25,7 @@ app = App(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0: done; 1: failed; 2: the command line or a configuration file is wrong; 130: interrupted.
+    0: done; 1: failed; 2: the command line or a configuration file is wrong; 130: interrupted; 143: ended by SIGTERM.
 
     Args:
         argv: the words after ``torchloops``; default ``sys.argv[1:]``.
@@ -40,6 +40,10 @@ def _dispatch(words: list[str]) -> int | None:
         from torchloops.cli.run import run_recipe
 
         return run_recipe(words[1], words[2:])
+    if len(words) > 1 and words[0] == "resume" and not words[1].startswith("-"):
+        from torchloops.cli.resume import resume_run
+
+        return resume_run(words[1], words[2:])
     return app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
@@ -51,6 +55,11 @@ def _guarded(command: Callable[[], int | None], *, verbose: bool) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as error:
+        if error.code != TERMINATED:
+            raise
+        print("\nTerminated.", file=sys.stderr)
+        return TERMINATED
     except (TorchloopsError, OSError) as error:
         # An operating-system error that names a file is about the user's files; any other is a bug.
         if verbose or (isinstance(error, OSError) and error.filename is None):
@@ -87,6 +96,18 @@ def run(recipe: str, /) -> None:
 
     Args:
         recipe: a name (see `torchloops ls`), a folder with a recipe.py, or a .py file with a `main`.
+    """
+
+
+@app.command
+def resume(run_dir: str, /) -> None:
+    """Go on with a run that was cut: torchloops resume RUN_DIR [--options].
+
+    A run that was interrupted, killed or ended by a power cut goes on from its last checkpoint and ends as if nothing
+    had happened. `torchloops resume RUN_DIR --help` lists the options that may change, such as more epochs.
+
+    Args:
+        run_dir: the folder of the run, such as runs/kfold/003.
     """
 
 

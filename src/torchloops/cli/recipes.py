@@ -46,6 +46,11 @@ class Recipe:
         docstring = ast.get_docstring(ast.parse(self.file.read_text(encoding="utf-8"))) or ""
         return docstring.partition("\n")[0]
 
+    @property
+    def extendable(self) -> tuple[str, ...]:
+        """Options that a resumed run may raise to go on further: the file's ``EXTENDABLE``; it is imported."""
+        return tuple(getattr(load_file(self.file), "EXTENDABLE", ()))
+
     def load_main(self) -> Callable[..., Any]:
         """Import the file and return its ``main``.
 

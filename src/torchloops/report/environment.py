@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["collect_environment", "describe_device"]
+__all__ = ["collect_environment", "describe_device", "environment_changes"]
 
 _PACKAGES = (
     "torchloops",
@@ -38,6 +38,16 @@ def collect_environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
     }
+
+
+def environment_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What may change a result in its last digits, in words: ``torch 2.14 is 2.15 now``; empty: nothing did.
+
+    Args:
+        before, now: as `collect_environment` returns them.
+    """
+    names = [name for name in (*before, *now) if name != "git_commit" and before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)} is {now.get(name)} now" for name in dict.fromkeys(names))
 
 
 def describe_device(options: Mapping[str, Any]) -> str:

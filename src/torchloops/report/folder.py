@@ -1,4 +1,4 @@
-"""The folder of one run, counted up and never overwritten."""
+"""The folder of one run, counted up, never overwritten by another run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
-from torchloops.errors import ConfigurationError
+from torchloops.errors import ConfigurationError, ResumeWarning
+from torchloops.files import write_whole
+from torchloops.report.locking import lock
 
 if TYPE_CHECKING:
     import pandas
@@ -25,21 +27,36 @@ class RunFolder:
     """The folder ``<out>/<recipe>/<NNN>/`` and what is said on the screen while it fills.
 
     Everything said goes to the terminal and to ``log.txt``; ``with`` adds warnings and the traceback of an
-    error to that file. Made by :meth:`create`.
+    error to that file, and sees to it that one process at a time works in the folder. Made by :meth:`create`.
 
     Args:
-        path: an existing, empty folder.
+        path: an existing folder: an empty one, or one to go on in.
         quiet: ``say`` prints only what is said with ``result=True``.
         verbose: for recipes that have more to print.
+        resumed: go on with the run that began there: see `ckpt_path`.
+        resume_command: what to type to go on; said when the run is cut.
 
     Attributes:
         terminal: the console that ``say`` prints to.
+
+    Raises:
+        ConfigurationError: on ``with``: another process works in the folder.
     """
 
-    def __init__(self, path: Path, *, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        resumed: bool = False,
+        resume_command: str | None = None,
+    ) -> None:
         self.path = path
         self.quiet = quiet
         self.verbose = verbose
+        self.resumed = resumed
+        self.resume_command = resume_command
         self._log: TextIO | None = None
         self.terminal = Console(highlight=False)
 
@@ -77,25 +94,46 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def describe(self, options: Mapping[str, Any], command: str) -> None:
-        """Write ``config.yaml`` (to run it again), ``command.txt`` and ``env.json``."""
-        from torchloops.report.environment import collect_environment
+    def ckpt_path(self, root: Path) -> str | None:
+        """What to give to ``trainer.fit(ckpt_path=...)``: "last" where there is a training to go on with, else None.
 
-        self.file("config.yaml").write_text(to_yaml(options), encoding="utf-8")
-        self.file("command.txt").write_text(command + "\n", encoding="utf-8")
-        self.write_json("env.json", collect_environment())
+        Args:
+            root: the ``default_root_dir`` of the Trainer.
+        """
+        names = ("last.ckpt", "last.previous.ckpt")
+        began = any((root / "checkpoints" / name).is_file() for name in names)
+        return "last" if self.resumed and began else None
+
+    def describe(self, options: Mapping[str, Any], command: str) -> None:
+        """Write ``config.yaml`` (to run it again) and ``command.txt``, to which a resumed run adds its line."""
+        commands = self.path / "command.txt"
+        before = commands.read_text(encoding="utf-8") if self.resumed and commands.is_file() else ""
+        write_whole(self.file("config.yaml"), to_yaml(options))
+        write_whole(commands, f"{before}{command}\n")
+
+    def describe_environment(self) -> None:
+        """Write ``env.json``; a resumed run keeps it and warns where the environment has changed since."""
+        from torchloops.report.environment import collect_environment, environment_changes
+
+        now, path = collect_environment(), self.path / "env.json"
+        if not (self.resumed and path.is_file()):
+            self.write_json("env.json", now)
+            return
+        changes = environment_changes(json.loads(path.read_text(encoding="utf-8")), now)
+        if changes:
+            warnings.warn(
+                f"Since this run began, {changes}: what comes now may differ in the last digits.",
+                ResumeWarning,
+                stacklevel=2,
+            )
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
         """Write plain values and return the path."""
-        path = self.file(name)
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        return path
+        return write_whole(self.file(name), json.dumps(values, indent=2) + "\n")
 
     def write_table(self, name: str, table: pandas.DataFrame) -> Path:
         """Write a table as CSV, without its index, and return the path."""
-        path = self.file(name)
-        table.to_csv(path, index=False)
-        return path
+        return write_whole(self.file(name), table.to_csv(index=False))
 
     def say(self, what: Any, *, result: bool = False) -> None:
         """Print a text or a rich table; ``result=True`` also where ``quiet`` was asked for."""
@@ -107,7 +145,13 @@ class RunFolder:
             )
 
     def __enter__(self) -> RunFolder:
-        self._log = self.file("log.txt").open("w", encoding="utf-8", buffering=1)
+        log = self.file("log.txt").open("a" if self.resumed else "w", encoding="utf-8", buffering=1)
+        if not lock(log):
+            log.close()
+            raise ConfigurationError(
+                f"Another process works in {self.path}. Wait until it has ended, or end it, and then resume the run."
+            )
+        self._log = log
         self._show_warning = warnings.showwarning
         warnings.showwarning = self._warn
         return self
@@ -117,11 +161,18 @@ class RunFolder:
     ) -> None:
         warnings.showwarning = self._show_warning
         if error is not None and self._log is not None:
-            self._log.writelines(traceback.format_exception(kind, error, trace))
-            self.terminal.print(f"What was done so far is in {self.path}", markup=False, soft_wrap=True)
+            cut = isinstance(error, KeyboardInterrupt | SystemExit)
+            self._log.writelines(["Interrupted.\n"] if cut else traceback.format_exception(kind, error, trace))
+            self._say_where()
         if self._log is not None:
             self._log.close()
             self._log = None
+
+    def _say_where(self) -> None:
+        """Where a run that was cut has left its files, and what to type to go on; also where it is quiet."""
+        self.terminal.print(f"What was done so far is in {self.path}", markup=False, soft_wrap=True)
+        if self.resume_command is not None:
+            self.terminal.print(f"resume {self.resume_command}", markup=False, soft_wrap=True)
 
     def _warn(
         self,

@@ -12,7 +12,9 @@ __all__ = ["join_metrics"]
 
 
 def join_metrics(folder: Path) -> pandas.DataFrame:
-    """Put every ``metrics.csv`` below ``folder`` into one table, in the order of their numbers.
+    """Put the ``metrics.csv`` of every folder below ``folder`` into one table, in the order of their numbers.
+
+    A table in ``folder`` itself is left out: it is where the joined one is written.
 
     Returns:
         The rows of all files, with the sub-folder that they come from in a first column, ``run``
@@ -20,7 +22,7 @@ def join_metrics(folder: Path) -> pandas.DataFrame:
     """
     import pandas
 
-    files = sorted(folder.rglob("metrics.csv"), key=lambda file: _natural(file.parent.relative_to(folder)))
+    files = sorted(folder.glob("*/**/metrics.csv"), key=lambda file: _natural(file.parent.relative_to(folder)))
     tables = [pandas.read_csv(file) for file in files]
     for file, table in zip(files, tables, strict=True):
         table.insert(0, "run", str(file.parent.relative_to(folder)))
