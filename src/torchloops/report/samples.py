@@ -20,6 +20,8 @@ _SIZE = 480
 class SampleGrids:
     """A callback that writes ``samples/epoch_NNN.png`` after every epoch, always from the same noise.
 
+    A checkpoint holds what is kept, so that a resumed run has the images of its earlier epochs too.
+
     Args:
         folder: of the pictures.
         generate: images ``(n, height, width)`` from the module, values 0 to 1.
@@ -42,6 +44,16 @@ class SampleGrids:
     def fresh(self) -> SampleGrids:
         """The same object for inner runs."""
         return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """The images of every epoch so far."""
+        return {"kept": dict(self.kept)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the images of the epochs before; they come back as tensors."""
+        import numpy
+
+        self.kept = {epoch: numpy.asarray(images) for epoch, images in state["kept"].items()}
 
 
 def write_grid(images: numpy.ndarray, path: Path, columns: int) -> Path:

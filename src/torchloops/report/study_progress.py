@@ -29,12 +29,12 @@ class StudyProgress(RoundProgress):
         scores = ", ".join(f"{name} {row[name]:.4f}" for name in ("val/accuracy", "test/accuracy") if name in row)
         self._run.say(f"       fold {row['fold']}: {row['epochs']} epochs, {row['seconds']:.1f} s, {scores}")
         if self._unit == "fold":
-            self._bar.advance(self._task)
+            self._show(self.completed + 1)
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """Called after every epoch."""
         if self._unit == "epoch":
-            self._bar.advance(self._task)
+            self._show(self.completed + 1)
 
     def __reduce__(self) -> Any:
         return _no_progress, ()  # a fold in another process has no terminal
@@ -49,13 +49,16 @@ def _no_progress() -> Any:
 class EpochClock:
     """A callback that times the epochs of a training, with validation between them, and not what comes before.
 
+    A checkpoint holds the time so far: the time between a cut and the resumed run does not count.
+
     Attributes:
         seconds: between the start and the end of training.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._start = 0.0
+        self._before = 0.0  # seconds of the run that this one resumes
+        self._start: float | None = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Called before the first epoch."""
@@ -63,4 +66,15 @@ class EpochClock:
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """Called after the last epoch."""
-        self.seconds = perf_counter() - self._start
+        self.seconds = self._so_far()
+
+    def _so_far(self) -> float:
+        return self._before + (0.0 if self._start is None else perf_counter() - self._start)
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds so far."""
+        return {"seconds": self._so_far()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Count on."""
+        self._before = state["seconds"]
