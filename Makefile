@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench docs clean
+.PHONY: help demo test faults lint types format bench docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,10 @@ demo: $(DEMO_READY)  ## active learning on handwritten digits, beside random: a 
 
 test: $(DEV_READY)  ## run every test
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: FAULTS_KILLS ?= 100
+faults: $(DEV_READY)  ## kill runs at random and resume them, 100 times each: FAULTS_KILLS=1000 FAULTS_SEED=1 ARGS=...
+	FAULTS_KILLS=$(FAULTS_KILLS) $(BIN)/python -m pytest tests/faults $(ARGS)
 
 lint: $(DEV_READY)  ## check style and formatting
 	$(BIN)/ruff check .

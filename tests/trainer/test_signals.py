@@ -1,0 +1,149 @@
+"""SIGINT and SIGTERM in a real process: the run is saved, ends as such a process does, and goes on from there."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+FAULTS = Path(__file__).parents[1] / "faults"
+sys.path.append(str(FAULTS))
+
+from driver import Driver  # noqa: E402
+from outcome import differences  # noqa: E402
+from server import Server  # noqa: E402
+
+from torchloops.testing import TinyClassifier, random_loader  # noqa: E402
+
+CODES = {"SIGINT": 130, "SIGTERM": 143}
+PLACES = {
+    "training": ("fit", "train forward", 17),
+    "optimizer step": ("fit", "after optimizer step", 8),
+    "validation": ("fit", "validate forward", 10),
+    "with workers": ("fit, 2 workers", "train forward", 17),
+    "validation with workers": ("fit, 2 workers", "validate forward", 10),
+    "manual optimization": ("manual optimization", "before optimizer step", 10),
+    "between two yields": ("yielding", "after optimizer step", 11),
+    "while saving": ("fit", "before os.replace", 4),
+    "in a fold": ("folds", "train forward", 40),
+    "in a round": ("rounds", "train forward", 30),
+}
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    server = Server()
+    yield Driver(server, tmp_path_factory.mktemp("signals"))
+    server.close()
+
+
+def resume_and_compare(driver, scenario, folder):
+    assert (folder / "run" / "checkpoints" / "last.ckpt").is_file()
+    answer = driver.attempt(scenario, None, folder, resume=True)
+    assert answer["status"] == 0, answer["said"]
+    whole = driver.uninterrupted(scenario, None).outcome
+    assert not differences(whole, json.loads((folder / "attempt.json").read_text())["outcome"])
+
+
+@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_signal_saves_and_ends(driver, tmp_path, place, name):
+    scenario, at, count = PLACES[place]
+    saving = "0 seconds" if place == "while saving" else None
+    strike = {"at": at, "count": count, "signal": name, "group": True}
+    answer = driver.attempt(scenario, saving, tmp_path, strike=strike)
+    assert answer["status"] == CODES[name], answer["said"]
+    assert ("KeyboardInterrupt" in answer["said"]) is (name == "SIGINT")
+    assert f"{name}: the run can go on from run/checkpoints/last.ckpt" in answer["said"]
+    resume_and_compare(driver, scenario, tmp_path)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_a_signal_is_heeded_at_the_end_of_the_batch(driver, tmp_path, name):
+    """No step more is taken, and the one that was begun is not lost."""
+    strike = {"at": "before optimizer step", "count": 8, "signal": name}
+    assert driver.attempt("fit", "100 epochs", tmp_path, strike=strike)["status"] == CODES[name]
+    from torchloops.trainer.checkpoint_file import read_checkpoint
+
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 8
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_pool_scoring_is_interrupted_at_once(driver, tmp_path, name):
+    """It is done again from its beginning, so there is nothing to wait for."""
+    whole = driver.uninterrupted("rounds", None)
+    scoring = next(at for at in whole.counts if at.endswith("forward") and at.split()[0] not in ("train", "test"))
+    strike = {"at": scoring, "count": whole.counts[scoring] // 2, "signal": name, "group": True}
+    assert driver.attempt("rounds", None, tmp_path, strike=strike)["status"] == CODES[name]
+    resume_and_compare(driver, "rounds", tmp_path)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_the_second_signal_ends_at_once(driver, tmp_path, name):
+    strike = {"at": "before optimizer step", "count": 13, "signal": name, "times": 2}
+    answer = driver.attempt("fit", "1 epoch", tmp_path, strike=strike)
+    assert answer["status"] == CODES[name], answer["said"]
+    resume_and_compare(driver, "fit", tmp_path)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", -signal.SIGINT), ("SIGTERM", 143)])
+def test_exit_code_of_a_fresh_process(driver, tmp_path, name, code):
+    """A shell shows 130 for a process that SIGINT ended."""
+    strike = {"at": "train forward", "count": 9, "signal": name, "group": True}
+    request = {"scenario": "fit", "saving": None, "folder": str(tmp_path), "strike": strike}
+    ended = subprocess.run(
+        [sys.executable, str(FAULTS / "attempt.py"), json.dumps(request)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert ended.stderr.rstrip().endswith("KeyboardInterrupt") is (name == "SIGINT")
+    resume_and_compare(driver, "fit", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("enable", [True, False])
+def test_handlers_are_put_back(make_trainer, name, enable):
+    number, seen = signal.Signals[name], []
+
+    class Watching(TinyClassifier):
+        def on_train_start(self):
+            seen.append(signal.getsignal(number))
+
+    before = signal.getsignal(number)
+    make_trainer(max_epochs=1, enable_checkpointing=enable).fit(Watching(), random_loader())
+    assert signal.getsignal(number) is before
+    assert (seen[0] is not before) is enable
+
+
+def test_handlers_are_put_back_after_an_error(make_trainer):
+    class Failing(TinyClassifier):
+        def on_train_start(self):
+            raise OverflowError
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(OverflowError):
+        make_trainer(max_epochs=1, enable_checkpointing=True).fit(Failing(), random_loader())
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_fit_in_a_thread_leaves_handlers_alone(make_trainer):
+    seen = []
+
+    class Watching(TinyClassifier):
+        def on_train_start(self):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    trainer = make_trainer(max_epochs=1, enable_checkpointing=True)
+    thread = threading.Thread(target=trainer.fit, args=(Watching(), random_loader()))
+    before = signal.getsignal(signal.SIGTERM)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+    assert trainer.current_epoch == 1
