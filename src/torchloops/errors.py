@@ -4,7 +4,8 @@
     ├── ConfigurationError (ValueError)      arguments, hooks or loops that do not fit together
     ├── DataError (ValueError)               a data set, folder or file that cannot be used
     ├── CheckpointError (ValueError)         a checkpoint that cannot be written, read or applied
-    │   └── DamagedCheckpointError           a file that is truncated, altered or no checkpoint at all
+    │   ├── DamagedCheckpointError           a file that is truncated, altered or no checkpoint at all
+    │   └── CheckpointWriteError             a file that could not be written: full disk, no permission
     └── MissingDependencyError (ImportError) an optional package is not installed
 
 A message says what is wrong, what was expected, what came, and what to do. `ResumeWarning` is the one warning about
@@ -18,6 +19,7 @@ from types import ModuleType
 
 __all__ = [
     "CheckpointError",
+    "CheckpointWriteError",
     "ConfigurationError",
     "DamagedCheckpointError",
     "DataError",
@@ -47,6 +49,10 @@ class CheckpointError(TorchloopsError, ValueError):
 
 class DamagedCheckpointError(CheckpointError):
     """A file that is truncated, altered or no checkpoint at all."""
+
+
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint that could not be written: a full disk, no permission; the file before it is as it was."""
 
 
 class ResumeWarning(UserWarning):

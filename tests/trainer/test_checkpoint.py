@@ -314,9 +314,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(fitted, monkeyp
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match="disk full"):
         trainer.save_checkpoint(path)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match="disk full"):
         trainer.save_checkpoint(path.parent / "new.ckpt")
     assert path.read_bytes() == before
     assert sorted(os.listdir(path.parent)) == listing
