@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-__all__ = ["isolated_generators", "random_state", "restore_random_state", "seed_everything"]
+__all__ = ["derive_seed", "isolated_generators", "random_state", "restore_random_state", "seed_everything"]
 
 
 def seed_everything(seed: int | None = None, workers: bool = False) -> int:
@@ -23,6 +24,19 @@ def seed_everything(seed: int | None = None, workers: bool = False) -> int:
     from torchloops.trainer.engine import seed_everything as seed_with_fabric
 
     return seed_with_fabric(seed, workers=workers, verbose=False)
+
+
+def derive_seed(*keys: int | str) -> int:
+    """Return a seed in 0 .. 2**32 - 1 that depends on all ``keys``, in their order, and on nothing else.
+
+    Example:
+        >>> derive_seed(0, "pool", 3) == derive_seed(0, "pool", 3)
+        True
+        >>> derive_seed(0, "pool", 3) == derive_seed(0, "pool", 4)
+        False
+    """
+    plain = tuple(key if isinstance(key, str) else int(key) for key in keys)
+    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=4).digest(), "big")
 
 
 def random_state() -> dict[str, Any]:

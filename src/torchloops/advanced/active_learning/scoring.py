@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from torchloops.advanced.active_learning.heuristics import Heuristic
-from torchloops.advanced.active_learning.seeds import derive_seed, generator_for
+from torchloops.advanced.active_learning.seeds import generator_for
 from torchloops.advanced.active_learning.stochastic import StochasticForward, mc_dropout
 from torchloops.errors import ConfigurationError, DataError
-from torchloops.seeding import isolated_generators
+from torchloops.seeding import derive_seed, isolated_generators
 
 __all__ = ["PoolScores", "check_draws_differ", "score_ids", "score_pool"]
 

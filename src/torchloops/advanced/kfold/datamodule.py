@@ -11,11 +11,11 @@ import numpy as np
 from torchloops.advanced.kfold.fold_data import FoldData, Stand
 from torchloops.advanced.kfold.inner_split import draw_inner_split
 from torchloops.advanced.kfold.labels import known_values, read_targets
-from torchloops.advanced.kfold.seeds import derive_seed
 from torchloops.advanced.kfold.source import FoldSource, source_of
 from torchloops.advanced.kfold.splits import Split, Splits
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
+from torchloops.seeding import derive_seed
 
 __all__ = ["KFoldDataModule"]
 
@@ -197,7 +197,7 @@ class KFoldDataModule(Stand):
         if inner_split is None:
             return self._part(split.train, split.test, None, seed, with_test_set=True)
         train, inner = draw_inner_split(
-            split.train, inner_split, derive_seed(seed, "inner"), self.targets, self.groups, split.test
+            split.train, inner_split, derive_seed("kfold", seed, "inner"), self.targets, self.groups, split.test
         )
         return self._part(train, inner, None, seed, with_test_set=True)
 

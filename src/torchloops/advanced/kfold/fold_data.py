@@ -33,6 +33,15 @@ class Stand(DataModule):
             if datamodule is not None and is_overridden(datamodule, name):
                 self.__dict__[name] = getattr(datamodule, name)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the other data module."""
+        return self.datamodule.state_dict() if hasattr(self.datamodule, "state_dict") else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Give the other data module its state back."""
+        if hasattr(self.datamodule, "load_state_dict"):
+            self.datamodule.load_state_dict(state_dict)
+
     def __getattr__(self, name: str) -> Any:
         other = self.__dict__.get("datamodule")
         if other is None or name.startswith("__"):

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchloops.advanced.describing import check_same
 from torchloops.advanced.kfold.best import KeepBest
 from torchloops.advanced.kfold.predicting import Predictions, interpret, predict_loader
 from torchloops.advanced.kfold.records import FoldResult
-from torchloops.advanced.kfold.seeds import derive_seed
 from torchloops.advanced.kfold.splits import Split
 from torchloops.advanced.kfold.weights import draw_weights, weights_of
 from torchloops.loops.loop import Loop
+from torchloops.seeding import derive_seed
 
 if TYPE_CHECKING:
     from torchloops.trainer.snapshot import Snapshot
@@ -66,62 +67,84 @@ def run_fold(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan, fold: int,
     """Train ``fit_loop`` on a fold of ``data`` and score what it made of the module.
 
     Nothing in it depends on folds that ran before: weights, generators, optimizers, callbacks, counters and loaders
-    are the fold's own.
+    are the fold's own. A fold that was cut goes on where it was: what is done once is remembered in the checkpoint.
+
+    Raises:
+        CheckpointError: the fold that goes on has other samples now.
     """
     started = perf_counter()
     split = data.split(fold)
     nested = "fit_loop" in vars(fit_loop)
-    seed = derive_seed(plan.seed, "fold", split.fold)
+    seed = derive_seed("kfold", plan.seed, "fold", split.fold)
     study = data.training_data(split, seed, plan.inner_split, nested)
     scoring = data.scoring_data(split, seed)
     with threads_set_to(plan.threads), trainer.isolated(f"fold_{split.fold}", start=plan.start, seed=seed) as run:
-        if plan.new_weights:
-            draw_weights(trainer.module)
-        initial = trainer.snapshot().hash
+        began = run.once("start", lambda: _begin(trainer, plan, split))
+        check_same(f"Fold {split.fold}", {"samples (hash)": began["samples"]}, {"samples (hash)": split.hash})
         keeper = _add_keeper(run, plan)
-        with trainer.using_data(study):
-            fit_loop.run()
-            trained = dict(run.metrics)
-            watched = _watched_values(run)
+        trained = run.once("fit", lambda: _train(trainer, run, fit_loop, study, split))
         if keeper is not None:
             keeper.restore(trainer.module)
-        epochs, steps = run.epochs, run.steps
         with trainer.using_data(scoring):
-            scores = trainer.evaluate("validate")
-            tested = trainer.evaluate("test") if plan.test_each_fold else {}
-            predictions = None if plan.predict is False else _predict(trainer, scoring, data, split, plan)
+            scores = run.once("validate", lambda: trainer.evaluate("validate"))
+            tested = run.once("test", lambda: trainer.evaluate("test")) if plan.test_each_fold else {}
+            with trainer.indivisible():  # which saves: no result of a fold is there before a checkpoint is
+                found = run.once("predict", lambda: _predict(trainer, scoring, data, split, plan))
         weights = weights_of(trainer.module)
         threads = torch.get_num_threads()
+    predictions = None if found is None else Predictions(**found)
     held_out_watched = plan.inner_split is None and not nested and not data.is_study
     row = {
         "fold": split.fold, "repeat": repeat,
         "n_train": len(study.train_ids) if hasattr(study, "train_ids") else len(split.train),
         "n_test": len(split.test) or (0 if predictions is None else len(predictions.values)),
-        "epochs": epochs, "steps": steps, "seed": seed, "initial_weights": initial,
-        "checkpoint": _describe(keeper), "optimistic": bool(held_out_watched and watched & set(scores)),
+        "epochs": trained["epochs"], "steps": trained["steps"], "seed": seed, "initial_weights": began["weights"],
+        "checkpoint": _describe(keeper), "optimistic": bool(held_out_watched and set(trained["watched"]) & set(scores)),
         "threads": threads, "seconds": perf_counter() - started,
     }  # fmt: skip
-    inner = {f"inner/{name}": trained[name] for name in scores if plan.inner_split and name in trained}
-    row |= {name: float(value) for name, value in (trained | inner | scores | tested).items()}
-    tables = {name: _columns_of(table, split) for name, table in tables_of(fit_loop).items()}
-    return _result(row, split, predictions, weights, tables)
+    values = trained["metrics"]
+    inner = {f"inner/{name}": values[name] for name in scores if plan.inner_split and name in values}
+    row |= {name: float(value) for name, value in (values | inner | scores | tested).items()}
+    return _result(row, split, predictions, weights, trained["tables"])
+
+
+def _begin(trainer: Any, plan: FoldPlan, split: Split) -> dict[str, str]:
+    """Draw the weights a fold starts from, if it is to have its own; hashes of them and of its samples."""
+    if plan.new_weights:
+        draw_weights(trainer.module)
+    return {"weights": trainer.snapshot().hash, "samples": split.hash}
+
+
+def _train(trainer: Any, run: Any, fit_loop: Loop, study: Any, split: Split) -> dict[str, Any]:
+    """Train on ``study``; what it leaves to tell, as plain data."""
+    with trainer.using_data(study):
+        fit_loop.run()
+        return {
+            "metrics": dict(run.metrics), "watched": sorted(_watched_values(run)),
+            "epochs": run.epochs, "steps": run.steps,
+            "tables": {name: _columns_of(table, split) for name, table in tables_of(fit_loop).items()},
+        }  # fmt: skip
 
 
 def run_final(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan) -> None:
     """Train once on all samples; the module keeps the weights."""
-    seed = derive_seed(plan.seed, "final")
-    with threads_set_to(plan.threads), trainer.isolated("final", start=plan.start, seed=seed):
-        if plan.new_weights:
-            draw_weights(trainer.module)
+    seed = derive_seed("kfold", plan.seed, "final")
+
+    def train() -> None:
         with trainer.using_data(data.all_data(seed)):
             fit_loop.run()
+
+    with threads_set_to(plan.threads), trainer.isolated("final", start=plan.start, seed=seed) as run:
+        if plan.new_weights:
+            run.once("start", lambda: draw_weights(trainer.module))
+        run.once("fit", train)
 
 
 def _add_keeper(run: Any, plan: FoldPlan) -> KeepBest | None:
     if plan.monitor is None:
         return None
     keeper = KeepBest(*plan.monitor)
-    run.callbacks.append(keeper)
+    run.add_callback(keeper)
     return keeper
 
 
@@ -137,14 +160,17 @@ def _watched_values(run: Any) -> set[str]:
     return {name for name in names if name}
 
 
-def _predict(trainer: Any, scoring: Any, data: Any, split: Split, plan: FoldPlan) -> Predictions:
+def _predict(trainer: Any, scoring: Any, data: Any, split: Split, plan: FoldPlan) -> dict[str, Any] | None:
+    """`Predictions` for the held-out part as plain data; None where none are asked for."""
+    if plan.predict is False:
+        return None
     loader = scoring.val_dataloader()
     loader = loader[0] if isinstance(loader, list | tuple) else loader
     outputs, targets = predict_loader(trainer, loader, plan.predict)
     known = data.targets
     if known is not None and known.dtype.kind in "iufb" and len(outputs) == len(split.test):
         targets = torch.as_tensor(known[split.test])
-    return interpret(outputs, targets)
+    return dict(vars(interpret(outputs, targets)))
 
 
 def tables_of(fit_loop: Any) -> dict[str, Any]:

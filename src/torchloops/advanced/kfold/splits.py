@@ -24,6 +24,11 @@ class Split:
     train: list[int]
     test: list[int]
 
+    @property
+    def hash(self) -> str:
+        """First 16 hexadecimal digits of SHA-256 over the sample ids."""
+        return _hash_of([self])
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -56,8 +61,7 @@ class Splits:
     @property
     def hash(self) -> str:
         """First 16 hexadecimal digits of SHA-256 over the folds."""
-        text = repr([(split.train, split.test) for split in self.folds])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _hash_of(self.folds)
 
     def check(self, groups: Sequence[Any] | np.ndarray | None = None) -> Splits:
         """Return these splits, or refuse them.
@@ -113,6 +117,11 @@ class Splits:
                 f"The splits cannot be read: {type(error).__name__}: {error}. Expected n_samples, splitter, seed, "
                 'num_repeats, and for every fold a list "test" and "train" (a list or "all others").'
             ) from error
+
+
+def _hash_of(folds: Sequence[Split]) -> str:
+    text = repr([(split.train, split.test) for split in folds])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _integers(values: Any) -> list[int]:
