@@ -275,11 +275,11 @@ def release_module(module: nn.Module) -> None:
 
 
 @contextmanager
-def module_modes(module: nn.Module) -> Iterator[None]:
-    """A context after which every part of ``module`` is in train or eval mode as before."""
+def module_modes(module: nn.Module) -> Iterator[list[tuple[nn.Module, bool]]]:
+    """A context after which every part of ``module`` is in train or eval mode as before; gives parts and modes."""
     modes = [(part, part.training) for part in module.modules()]
     try:
-        yield
+        yield modes
     finally:
         for part, training in modes:
             part.training = training

@@ -9,7 +9,7 @@ from typing import Any
 from torchloops.errors import ConfigurationError
 from torchloops.loops.tree import children_of
 
-__all__ = ["check_is_loop", "check_properties", "check_slot"]
+__all__ = ["check_is_loop", "check_properties", "check_settings", "check_slot"]
 
 _SLOTS = ("fit_loop", "epoch_loop", "batch_loop", "optimizer_loop", "manual_loop", "val_loop")
 
@@ -41,6 +41,28 @@ def check_is_loop(what: str, value: Any) -> None:
     if what.endswith("val_loop") and value is None:
         hint = " To leave validation out, use Trainer(limit_val_batches=0)."
     raise ConfigurationError(f"{what} takes a Loop instance, got {value!r}.{hint}")
+
+
+def check_settings(owner: str, saved: dict[str, Any], loop: Any) -> None:
+    """Refuse to resume with settings that would change the result.
+
+    Args:
+        owner: how the message calls the loop.
+        saved: the settings of the checkpoint by name.
+        loop: the loop, which has them as attributes.
+
+    Raises:
+        ConfigurationError: some have changed.
+    """
+    changed = [
+        f"{owner}.{name} was {before!r} and is {getattr(loop, name, None)!r}"
+        for name, before in saved.items()
+        if before != getattr(loop, name, None)
+    ]
+    if changed:
+        raise ConfigurationError(
+            f"The run to resume had other settings: {'; '.join(changed)}. Resume it with its own, or start a new fit."
+        )
 
 
 def check_slot(loop: Any, name: str, before: Any, value: Any) -> None:

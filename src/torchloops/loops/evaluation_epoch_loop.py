@@ -25,18 +25,20 @@ class EvaluationEpochLoop(Loop):
     Returns from ``run``: nothing; `PredictionEpochLoop` returns the outputs.
     """
 
-    resumes_inside = False
-
     @property
     def done(self) -> bool:
         return self.progress.current >= self._bound.num_batches
 
     def on_run_start(self, batches: Batches, dataloader_idx: int = 0) -> None:
-        self._bound = _BoundEvaluation(self.trainer, batches, dataloader_idx)
+        bound = self._bound = _BoundEvaluation(self.trainer, batches, dataloader_idx)
+        skip = self.progress.current if self.restarting else 0
+        bound.next_batch = batches.start_epoch(self.trainer.current_epoch, skip).__next__
 
     def advance(self, batches: Batches, dataloader_idx: int = 0) -> None:
         bound = self._bound
         batch_idx = self.progress.current
+        state = bound.state
+        state.in_batch = True
         batch = bound.next_batch()
         if bound.move is not None:
             batch = bound.move(batch, dataloader_idx)
@@ -52,6 +54,7 @@ class EvaluationEpochLoop(Loop):
         if bound.on_batch_end is not None:
             for hook in bound.on_batch_end:
                 hook(outputs, batch, batch_idx, dataloader_idx)
+        state.in_batch = False
 
     def on_run_end(self) -> Any:
         """Nothing; `PredictionEpochLoop` returns the outputs."""
@@ -73,6 +76,7 @@ class _BoundEvaluation:
         "on_batch_end",
         "on_batch_start",
         "results",
+        "state",
         "step",
         "takes_loader",
     )
@@ -82,7 +86,8 @@ class _BoundEvaluation:
         word = "validation" if stage == "validate" else stage
         self.batches = batches
         self.num_batches = batches.num_batches
-        self.next_batch = batches.start_epoch(trainer.current_epoch).__next__
+        self.next_batch: Any = None
+        self.state = run.state
         self.move = trainer.batch_mover()
         self.results = run.results_for(stage)
         self.on_batch_start = _batch_hooks(run.hooks(f"on_{word}_batch_start", last=None), takes=3)

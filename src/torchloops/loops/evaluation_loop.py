@@ -12,7 +12,7 @@ from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
 from torchloops.loops.evaluation_epoch_loop import EvaluationEpochLoop
 from torchloops.loops.loop import Loop
-from torchloops.module import evaluating, module_modes
+from torchloops.module import module_modes
 
 __all__ = ["EvaluationLoop", "run_evaluation"]
 
@@ -37,7 +37,6 @@ class EvaluationLoop(Loop):
     Returns from ``run``: the logged values, one ``dict[str, float]`` a data loader.
     """
 
-    resumes_inside = False
     default_stage = "validate"
 
     def __init__(self, stage: str | None = None) -> None:
@@ -70,7 +69,7 @@ class EvaluationLoop(Loop):
     @contextmanager
     def run_context(self) -> Iterator[None]:
         no_gradients = torch.inference_mode() if self.trainer.inference_mode else torch.no_grad()
-        with no_gradients, module_modes(self.trainer.module):
+        with no_gradients, _modes_kept(self.trainer):
             yield
 
     def on_run_start(self) -> None:
@@ -81,8 +80,9 @@ class EvaluationLoop(Loop):
             trainer.call_hook(f"on_{word}_model_eval")
         else:
             trainer.module.eval()
-        trainer.call_hook(f"on_{word}_start")
-        trainer.call_hook(f"on_{word}_epoch_start")
+        if not self.restarting:
+            trainer.call_hook(f"on_{word}_start")
+            trainer.call_hook(f"on_{word}_epoch_start")
 
     def advance(self) -> None:
         index = self.progress.current
@@ -93,6 +93,7 @@ class EvaluationLoop(Loop):
 
     def on_run_end(self) -> Any:
         trainer, run, word = self.trainer, self.trainer.run, HOOK_WORDS[self.stage]
+        self.progress.running = False  # a checkpoint that a hook takes now goes on after the evaluation
         run.results_for(self.stage).select_loader(None)
         trainer.call_hook(f"on_{word}_epoch_end")
         reduced, logged = run.close_epoch(self.stage)
@@ -116,6 +117,17 @@ def _by_loader(metrics: dict[str, float], number: int) -> list[dict[str, float]]
     return [{**shared, **{name: v for name, v in metrics.items() if name.endswith(mark)}} for mark in marks]
 
 
+@contextmanager
+def _modes_kept(trainer: Any) -> Iterator[None]:
+    """A context after which the module has its modes back; a checkpoint taken inside holds those, too."""
+    run = trainer.run
+    with module_modes(trainer.module) as run.modes_outside:
+        try:
+            yield
+        finally:
+            run.modes_outside = None
+
+
 def run_evaluation(loop: Loop, stage: str) -> Any:
     """Run whatever stands in a slot for ``stage`` and return its output.
 
@@ -124,8 +136,9 @@ def run_evaluation(loop: Loop, stage: str) -> Any:
     """
     if isinstance(loop, EvaluationLoop):
         return loop.run()
-    run, module = loop.trainer.run, loop.trainer.module
-    with torch.no_grad(), evaluating(module):
+    run = loop.trainer.run
+    with torch.no_grad(), _modes_kept(loop.trainer):
+        loop.trainer.module.eval()
         run.enter_stage(stage)
         output = loop.run()
     _, logged = run.close_epoch(stage)

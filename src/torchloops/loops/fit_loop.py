@@ -90,7 +90,7 @@ class FitLoop(Loop):
     def on_advance_start(self) -> None:
         trainer, epoch = self.trainer, self.trainer.current_epoch
         every = trainer.reload_dataloaders_every_n_epochs
-        if every and epoch and epoch % every == 0:
+        if every and epoch and epoch % every == 0 and not self._is_inside_epoch:
             trainer.run.reload("train")
             trainer.run.reload("validate")
         trainer.state.in_epoch = True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError, did_you_mean
-from torchloops.loops.checks import check_properties, check_slot
+from torchloops.loops.checks import check_properties, check_settings, check_slot
 from torchloops.loops.plan import OPTIONAL_HOOKS, Plan
 from torchloops.loops.replacing import replace_loop
 from torchloops.loops.stop_iteration import refuse_leaked_stop
@@ -76,6 +76,9 @@ class Loop:
     _restarting: bool
     _in_context: bool
     _bound: Any
+    _after_advance: Callable[[], None] | None  # set by who keeps checkpoints: after an iteration,
+    _before_end: Callable[[], None] | None  # and before a run ends
+    fixed_settings: tuple[str, ...] = ()  # attributes that must be the same when a run is resumed
     resumes_inside = True  # whether a run that was cut goes on where it was, or from its start
 
     def __init__(self) -> None:
@@ -83,7 +86,7 @@ class Loop:
         state["progress"] = Progress()
         state["_trainer"] = None
         state["_restarting"] = False
-        state["_bound"] = None
+        state["_bound"] = state["_after_advance"] = state["_before_end"] = None
         state["_in_context"] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -175,10 +178,14 @@ class Loop:
                     self.on_advance_end()
                 if self._restarting:
                     self._restarting = False
+                if self._after_advance is not None:
+                    self._after_advance()
         except StopIteration as stop:
             refuse_leaked_stop(stop, self)
         if self._restarting:
             self._restarting = False
+        if self._before_end is not None:
+            self._before_end()
         output = self.on_run_end() if plan.on_run_end else None
         progress.running = False
         return output
@@ -221,8 +228,11 @@ class Loop:
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         for loop in loops_in(self):
-            loop.__dict__["_trainer"] = trainer
-            loop.__dict__["_bound"] = None
+            state = loop.__dict__
+            if state["_trainer"] is not trainer:
+                state["_after_advance"] = state["_before_end"] = None
+            state["_trainer"] = trainer
+            state["_bound"] = None
 
     @property
     def restarting(self) -> bool:
@@ -275,7 +285,8 @@ class Loop:
     def state_dict(self, destination: dict[str, Any] | None = None, prefix: str = "") -> dict[str, Any]:
         """The state of this loop and of all loops below, flat, by path: plain data.
 
-        Keys: ``<path>type``, ``<path>progress``, ``<path>state_dict`` with ``<path>`` such as ``epoch_loop.``.
+        Keys: ``<path>type``, ``<path>progress``, ``<path>state_dict``, ``<path>settings`` where there are any, with
+        ``<path>`` such as ``epoch_loop.``.
         """
         destination = {} if destination is None else destination
         progress = self.progress
@@ -286,6 +297,8 @@ class Loop:
             "running": progress.running,
         }
         destination[prefix + "state_dict"] = self.on_save_checkpoint()
+        if self.fixed_settings:
+            destination[prefix + "settings"] = {name: getattr(self, name) for name in self.fixed_settings}
         for name, child in children_of(self):
             child.state_dict(destination, f"{prefix}{name}.")
         return destination
@@ -294,7 +307,7 @@ class Loop:
         """Take back what `state_dict` returned; the next run goes on where the saved one was.
 
         Raises:
-            ConfigurationError: the state is of another tree of loops.
+            ConfigurationError: the state is of another tree of loops, or settings have changed that must not.
         """
         found = state_dict.get(prefix + "type")
         if found != type(self).__name__:
@@ -305,6 +318,7 @@ class Loop:
             )
         if not prefix:
             _check_nothing_is_left(state_dict, set(paths_in(self)))
+        check_settings(type(self).__name__, state_dict.get(prefix + "settings", {}), self)
         saved = state_dict[prefix + "progress"]
         self.progress.total = saved["total"]
         restarting = saved["running"] and self.resumes_inside

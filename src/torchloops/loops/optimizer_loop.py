@@ -28,6 +28,10 @@ class OptimizerLoop(Loop):
     Returns from ``run``: ``{"loss": ..., ...}``, detached; a list of them for several optimizers.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._saved_starts: list[bool] = []
+
     @property
     def done(self) -> bool:
         bound = self._bound
@@ -63,6 +67,13 @@ class OptimizerLoop(Loop):
     def on_run_end(self) -> Any:
         bound = self._bound
         return None if bound is None else bound.outputs
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        bound = self._bound
+        return {"starts": self._saved_starts if bound is None else [part.starts_anew for part in bound.parts]}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        self._saved_starts = state_dict.get("starts", [])
 
 
 def _optimize_alone(module: Any, part: OptimizerStep, batch: Any, batch_idx: int) -> Any:
@@ -105,3 +116,6 @@ class _BoundOptimizers:
         self.parts = [
             OptimizerStep(trainer, index, step, self.several, averages=self.several) for index in range(len(optimizers))
         ]
+        for part, starts in zip(self.parts, loop._saved_starts, strict=False):
+            part.starts = starts
+        loop._saved_starts = []

@@ -145,6 +145,11 @@ class OptimizerStep:
             self.starts = True
         return self.state.is_last_batch or (batch_idx + 1) % self.accumulate == 0
 
+    @property
+    def starts_anew(self) -> bool:
+        """Whether the next batch begins an accumulation."""
+        return self.starts or self.epoch != self.state.current_epoch
+
     def compute(self, batch: Any, batch_idx: int, due: bool) -> Tensor | None:
         """Forward and backward pass; what a closure does."""
         return self.backpropagate(self.training_step(batch, batch_idx), due)

@@ -18,6 +18,7 @@ class PredictionLoop(EvaluationLoop):
     Returns from ``run``: a list with the output of each batch; for several data loaders a list of those.
     """
 
+    resumes_inside = False
     default_stage = "predict"
 
     def __init__(self) -> None:

@@ -89,22 +89,25 @@ class TrainingEpochLoop(Loop):
         bound = self._bound
         progress = self.progress
         batch_idx = progress.current
+        state = bound.state
+        state.in_batch = True
         batch = bound.next_batch()
         if bound.move is not None:
             batch = bound.move(batch, 0)
         results = bound.results
         results.batch = batch
         results.size = None
-        state = bound.state
         state.batch_idx = batch_idx
         state.is_last_batch = batch_idx + 1 >= bound.num_batches or batches.last
         if bound.on_batch_start is not None and _refuses(bound.on_batch_start, batch, batch_idx):
+            state.in_batch = False
             raise StopIteration
         steps_before = state.global_step
         bound.outputs = bound.run_batch(batch, batch_idx)
         bound.batch = batch
         if bound.schedule is not None and state.global_step > steps_before:
             bound.schedule()
+        state.in_batch = False
 
     def on_advance_end(self) -> None:
         bound = self._bound
@@ -124,8 +127,8 @@ class TrainingEpochLoop(Loop):
     def _validate(self) -> None:
         bound = self._bound
         bound.results.step_level = False
-        self._validation_is_due = False
         run_evaluation(self.val_loop, "validate")
+        self._validation_is_due = False
         self.trainer.run.enter_stage("train")
         bound.results.step_level = True
 
@@ -140,7 +143,8 @@ class TrainingEpochLoop(Loop):
     def on_save_checkpoint(self) -> dict[str, Any]:
         bound = self._bound
         comes_next = bound is not None and bound.in_batch_end and bound.is_validation_due(self.progress.current)
-        return {"validation_is_due": self._validation_is_due or comes_next}
+        is_cut = self._validation_is_due and self.val_loop.progress.running
+        return {"validation_is_due": comes_next or is_cut}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         self._validation_is_due = state_dict["validation_is_due"]

@@ -114,7 +114,7 @@ def check_limits(trainer: Trainer, wrong: list[str]) -> None:
 
 
 def default_callbacks(callbacks: Any, progress_bar: bool, checkpointing: bool, fast: bool) -> list[Any]:
-    """The callbacks given, with a progress bar and a `ModelCheckpoint` where they are wanted and missing."""
+    """The callbacks given, with a progress bar where it is wanted and missing."""
     from torchloops.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 
     if callbacks is None:
@@ -130,8 +130,6 @@ def default_callbacks(callbacks: Any, progress_bar: bool, checkpointing: bool, f
         raise ConfigurationError("A ModelCheckpoint was given with enable_checkpointing=False. Leave one of them out.")
     if progress_bar and not any(isinstance(callback, RichProgressBar) for callback in found):
         found.append(RichProgressBar())
-    if checkpointing and not given:
-        found.append(ModelCheckpoint())
     if fast:
         found = [callback for callback in found if not isinstance(callback, EarlyStopping | ModelCheckpoint)]
     return found

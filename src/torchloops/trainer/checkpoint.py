@@ -1,42 +1,39 @@
-"""What a checkpoint holds: collected from a whole run, and put back into one."""
+"""What a checkpoint holds: collected from a whole fit, and put back into one."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections import Counter, OrderedDict
-from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from torchloops.errors import CheckpointError, ConfigurationError
+from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.hooks import is_overridden
-from torchloops.seeding import random_state, restore_random_state
-from torchloops.trainer.arguments import callback_key
-from torchloops.trainer.checkpoint_file import FORMAT
+from torchloops.trainer.checkpoint_file import FORMAT, previous_path
+from torchloops.trainer.plain import plain, plain_or_none
+from torchloops.trainer.run_state import OF_A_PROCESS, collect_run, restore_run, state_of
+from torchloops.trainer.settings import check_settings, collect_settings
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
-__all__ = ["collect_checkpoint", "find_checkpoint", "restore_checkpoint"]
+__all__ = ["collect_checkpoint", "find_checkpoint", "load_weights", "restore_checkpoint", "restore_module"]
 
 _LIGHTNING_VERSION = "2.6.0"  # the layout of the keys that Lightning's own readers look at
-_PLAIN = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
 
 
 def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[str, Any]:
-    """Everything a run needs to go on, as plain data.
+    """Everything a fit needs to go on, as plain data.
 
     Keys: Lightning's (``epoch``, ``global_step``, ``state_dict``, ``optimizer_states``, ``lr_schedulers``,
-    ``callbacks``, ``hyper_parameters``), and ours: ``format``, ``loop_tree``, ``results``, ``torchmetrics``,
-    ``data``, ``random``, ``seconds``, ``should_stop``, ``metrics``.
+    ``callbacks``, ``hyper_parameters``), ``format``, the other keys of `collect_run` for the current run,
+    ``outer_runs`` with those of the runs around it, outermost first, and what all runs share: ``loop_tree``,
+    ``evaluation_loops`` (those that are running), ``torchmetrics``, ``gradients``, ``modes``, ``precision``,
+    ``datamodule``, ``settings``, ``inside_batch``, ``processes``.
 
     Args:
-        trainer: the Trainer whose current run is saved.
+        trainer: the Trainer whose current run is saved; all its processes call this together.
         weights_only: leave out all that only training needs.
 
     Raises:
@@ -53,48 +50,53 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
         "hyper_parameters": _savable_hyperparameters(module),
     }
     if not weights_only:
-        checkpoint |= {
-            "optimizer_states": [optimizer.state_dict() for optimizer in run.optimizers_or_none()],
-            "lr_schedulers": [config.scheduler.state_dict() for config in run.schedulers_or_none()],
-            "precision": trainer.engine.precision_state(),
-            "callbacks": _callback_states(trainer),
-            "datamodule": _state_of(trainer.datamodule),
+        checkpoint |= collect_run(run, is_current=True) | {
+            "outer_runs": [collect_run(outer, is_current=False) for outer in trainer.outer_runs],
             "loop_tree": trainer.fit_loop.state_dict(),
-            "results": run.results_for("train").state_dict(),
+            "evaluation_loops": _running_evaluations(trainer),
             "torchmetrics": _torchmetrics_states(module),
-            "data": run.data_state(),
-            "metrics": {name: torch.as_tensor(value) for name, value in run.callback_metrics.items()},
-            "random": random_state(),
-            "seconds": run.state.seconds,
-            "should_stop": run.state.should_stop,
+            "gradients": _gradients(trainer),
+            "modes": _modes(trainer),
+            "precision": trainer.engine.precision_state(),
+            "datamodule": state_of(trainer.sources.outermost),
+            "settings": collect_settings(trainer),
+            "inside_batch": trainer.state.in_batch,
         }
         for callback in run.callbacks:
             if is_overridden(callback, "on_save_checkpoint"):
                 callback.on_save_checkpoint(trainer, module, checkpoint)
     if is_overridden(module, "on_save_checkpoint"):
         module.on_save_checkpoint(checkpoint)
-    return {name: _plain(value, name) for name, value in checkpoint.items()}
+    checkpoint = {name: plain(value, name) for name, value in checkpoint.items()}
+    if not weights_only and trainer.world_size > 1:
+        own = {name: checkpoint[name] for name in (*OF_A_PROCESS, "torchmetrics", "outer_runs")}
+        checkpoint["processes"] = trainer.engine.gather_objects(own)
+    return checkpoint
 
 
-def find_checkpoint(trainer: Lifecycle, ckpt_path: str | Path) -> str | Path:
-    """The file that "best" or "last" stands for, or the path itself.
+def find_checkpoint(trainer: Lifecycle, ckpt_path: str | Path) -> Path | None:
+    """The file that "best" or "last" stands for, or the path itself; None: there is no "last" yet.
 
     Raises:
-        CheckpointError: there is no such file.
+        CheckpointError: there is no "best".
     """
     if ckpt_path not in ("best", "last"):
-        return ckpt_path
-    for callback in trainer.checkpoint_callbacks:
-        path = getattr(callback, f"{ckpt_path}_model_path", "")
-        if path:
+        return Path(ckpt_path).expanduser()
+    own = trainer.default_root_dir or (None if trainer.keeper.path is None else trainer.keeper.path.parent.parent)
+    folder = Path(own or trainer.run.dir).expanduser() / "checkpoints"
+    found = [getattr(callback, f"{ckpt_path}_model_path", "") for callback in trainer.checkpoint_callbacks]
+    candidates = [*map(Path, filter(None, found)), folder / f"{ckpt_path}.ckpt"]
+    if ckpt_path == "last":
+        candidates = [folder / "last.ckpt", *candidates]
+    for path in candidates:
+        if path.is_file() or (ckpt_path == "last" and previous_path(path).is_file()):
             return path
-    path = trainer.run.dir / "checkpoints" / f"{ckpt_path}.ckpt"
-    if not path.is_file():
+    if ckpt_path == "best":
         raise CheckpointError(
-            f'ckpt_path="{ckpt_path}": there is no such checkpoint; looked at ModelCheckpoint and {path}. '
+            f'ckpt_path="best": there is no such checkpoint; looked at ModelCheckpoint and {candidates[-1]}. '
             "Give a path, or the default_root_dir of the run that wrote it."
         )
-    return path
+    return None
 
 
 def load_weights(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
@@ -112,73 +114,115 @@ def load_weights(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
         raise CheckpointError(f"The checkpoint is of another module than {type(module).__name__}: {error}") from error
 
 
-def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
-    """Put a fit back to where a checkpoint was taken.
+def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put a fit back to where a checkpoint was taken, as far as its outermost run and its loops go.
+
+    Returns:
+        The states of the runs inside, outermost first, for those to go on with.
 
     Raises:
-        CheckpointError: it holds weights only, or its optimizers, schedulers or loops are others.
+        CheckpointError: it holds weights only, or its optimizers, schedulers, loops, data or settings are others.
     """
     if "loop_tree" not in checkpoint:
         raise CheckpointError(
             "This checkpoint cannot be resumed: it holds weights only. Load it with "
             f"{type(trainer.module).__name__}.load_from_checkpoint and start a new fit."
         )
-    run = trainer.run
-    for callback in run.callbacks:
-        if is_overridden(callback, "on_load_checkpoint"):
-            callback.on_load_checkpoint(trainer, trainer.module, checkpoint)
+    check_settings(trainer, checkpoint["settings"])
+    if checkpoint["inside_batch"]:
+        warnings.warn(
+            "The checkpoint was taken in the middle of a batch, which is trained on again: the run will not end as it "
+            "would have. Save at the end of a batch (on_train_batch_end) to resume exactly.",
+            ResumeWarning,
+            stacklevel=3,
+        )
+    if "processes" in checkpoint:
+        checkpoint |= checkpoint["processes"][trainer.global_rank]
     load_weights(trainer, checkpoint)
-    if checkpoint["optimizer_states"]:  # none: no loop had asked for the optimizers, as in an outer loop's own run
-        _restore_each("optimizers", trainer.optimizers, checkpoint["optimizer_states"])
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        _restore_each("learning-rate schedulers", schedulers, checkpoint["lr_schedulers"])
     trainer.engine.load_precision_state(checkpoint["precision"])
-    _restore_callbacks(trainer, checkpoint["callbacks"])
-    if checkpoint["datamodule"] and hasattr(trainer.datamodule, "load_state_dict"):
-        trainer.datamodule.load_state_dict(checkpoint["datamodule"])
-    try:
-        trainer.fit_loop.load_state_dict(checkpoint["loop_tree"])
-    except ConfigurationError as error:
-        raise CheckpointError(str(error)) from error
-    run.results_for("train").load_state_dict(checkpoint["results"])
-    _restore_torchmetrics(trainer.module, checkpoint["torchmetrics"])
-    run.pending_data_state = checkpoint["data"]
-    run.callback_metrics.update(checkpoint["metrics"])
-    run.state.current_epoch = checkpoint["epoch"]
-    run.state.global_step = checkpoint["global_step"]
-    run.state.should_stop = checkpoint["should_stop"]
-    run.state.seconds_before = checkpoint["seconds"]
-    restore_random_state(checkpoint["random"])
+    datamodule = trainer.sources.outermost
+    if checkpoint["datamodule"] and hasattr(datamodule, "load_state_dict"):
+        datamodule.load_state_dict(checkpoint["datamodule"])
+    _restore_loops(trainer, checkpoint)
+    runs = [*checkpoint["outer_runs"], checkpoint]
+    restore_run(trainer, trainer.run, runs[0], checkpoint)
+    if len(runs) == 1:
+        restore_module(trainer, checkpoint)
+    return runs[1:]
+
+
+def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
+    """Put back what is the module's in the innermost run, after its callbacks and optimizers."""
+    module, modes = trainer.module, checkpoint["modes"]
+    module.load_state_dict(checkpoint["state_dict"], strict=False)
+    _restore_torchmetrics(module, checkpoint["torchmetrics"])
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in modes["frozen"])
+        gradient = checkpoint["gradients"].get(name)
+        if gradient is not None:
+            parameter.grad = gradient.to(parameter.device)
+    for name, part in module.named_modules():
+        part.training = name not in modes["evaluating"]
 
 
 def warn_if_done(trainer: Lifecycle) -> None:
     """Warn that a fit that was just restored has reached its limits already."""
     state, fit_loop = trainer.state, trainer.fit_loop
-    if not fit_loop.restarting and "max_epochs" in dir(fit_loop) and fit_loop.done:
+    if "max_epochs" in dir(fit_loop) and fit_loop.done:
         warnings.warn(
             f"Nothing is left to do: the checkpoint is at epoch {state.current_epoch}, step {state.global_step}, and "
             f"the limits are max_epochs={fit_loop.max_epochs}, max_steps={trainer.max_steps}. Raise them to go on.",
+            ResumeWarning,
             stacklevel=4,
         )
 
 
-def _restore_each(what: str, targets: list[Any], states: list[Any]) -> None:
-    if len(targets) != len(states):
-        raise CheckpointError(
-            f"The checkpoint holds {len(states)} {what}, the module configures {len(targets)}. "
-            "Resume with the module as it was when saved."
-        )
-    for target, state in zip(targets, states, strict=True):
-        try:
-            target.load_state_dict(state)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"The checkpoint's {what} do not fit the module's: {error}") from error
+def _restore_loops(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
+    top = trainer.fit_loop
+    try:
+        top.load_state_dict(checkpoint["loop_tree"])
+        for name, state in checkpoint["evaluation_loops"].items():
+            trainer._loops[name].load_state_dict(state)
+    except ConfigurationError as error:
+        raise CheckpointError(str(error)) from error
+    saved = checkpoint["loop_tree"]["progress"]
+    if saved["current"] and not saved["running"]:  # a fit that had ended goes on where it ended
+        top.progress.current = saved["current"]
+        top.__dict__["_restarting"] = True
+
+
+def _running_evaluations(trainer: Lifecycle) -> dict[str, Any]:
+    loops = {name: trainer._loops[name] for name in ("validate_loop", "test_loop")}
+    return {name: loop.state_dict() for name, loop in loops.items() if loop.progress.running}
+
+
+def _gradients(trainer: Lifecycle) -> dict[str, Any]:
+    """The gradients gathered so far, where the next batch adds to them or may read them."""
+    module, state, number = trainer.module, trainer.state, trainer.accumulate_grad_batches
+    if getattr(module, "automatic_optimization", True) and (
+        state.is_last_batch or (state.batch_idx + 1) % number == 0 or not trainer.run.optimizers_or_none()
+    ):
+        return {}
+    return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
+
+
+def _modes(trainer: Lifecycle) -> dict[str, list[str]]:
+    """Names of the parameters that are frozen, and of the parts in evaluation mode where training goes on."""
+    module = trainer.module
+    outside = {id(part): training for part, training in trainer.run.modes_outside or ()}
+    return {
+        "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
+        "evaluating": [name for name, part in module.named_modules() if not outside.get(id(part), part.training)],
+    }
+
+
+_METRIC_ATTRIBUTES = ("_update_count", "_forward_cache")
 
 
 def _torchmetrics_states(module: Any) -> dict[str, Any]:
     """What the torchmetrics metrics of the module have gathered so far in the epoch."""
     return {
-        name: {"updates": part._update_count, "state": dict(part.metric_state)}
+        name: {"state": dict(part.metric_state), **{key: plain_or_none(vars(part)[key]) for key in _METRIC_ATTRIBUTES}}
         for name, part in module.named_modules()
         if hasattr(part, "metric_state") and part.update_called
     }
@@ -188,66 +232,12 @@ def _restore_torchmetrics(module: Any, states: dict[str, Any]) -> None:
     for name, part in module.named_modules():
         if name in states:
             for attribute, value in states[name]["state"].items():
-                setattr(part, attribute, value)
-            part._update_count, part._computed = states[name]["updates"], None
-
-
-def _callback_states(trainer: Lifecycle) -> dict[str, Any]:
-    states = {}
-    for callback in trainer.run.callbacks:
-        state = _state_of(callback)
-        if state:
-            states[callback_key(callback)] = state
-    return states
-
-
-def _restore_callbacks(trainer: Lifecycle, states: dict[str, Any]) -> None:
-    for callback in trainer.run.callbacks:
-        state = states.get(callback_key(callback))
-        if state:
-            callback.load_state_dict(state)
-
-
-def _state_of(owner: Any) -> Any:
-    return owner.state_dict() if hasattr(owner, "state_dict") else {}
+                setattr(part, attribute, value.to(part.device) if isinstance(value, torch.Tensor) else value)
+            vars(part).update({key: states[name][key] for key in _METRIC_ATTRIBUTES}, _computed=None)
 
 
 def _savable_hyperparameters(module: Any) -> dict[str, Any]:
     """The module's hyper-parameters that are plain data; the others (modules, functions) cannot be loaded safely."""
-    found = {}
-    for name, value in dict(getattr(module, "hparams", None) or {}).items():
-        try:
-            found[name] = _plain(value, name)
-        except CheckpointError:
-            continue
-    return found
-
-
-def _plain(value: Any, path: str) -> Any:
-    """``value`` with numpy numbers, arrays and paths made plain; nothing else than plain data passes."""
-    if isinstance(value, Enum):
-        return _plain(value.value, path)
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, Mapping):
-        items = {key: _plain(item, f"{path}.{key}") for key, item in value.items()}
-        return (
-            OrderedDict(items)
-            if isinstance(value, OrderedDict)
-            else Counter(items)
-            if isinstance(value, Counter)
-            else items
-        )
-    if isinstance(value, list | tuple | set):
-        items_ = [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
-        return items_ if isinstance(value, list) else (tuple(items_) if isinstance(value, tuple) else set(items_))
-    raise CheckpointError(
-        f"The checkpoint cannot hold {path}: it is a {type(value).__name__}, and only plain data (numbers, strings, "
-        "tensors, lists, dicts) can be loaded safely. Save a description of it in on_save_checkpoint instead."
-    )
+    given = dict(getattr(module, "hparams", None) or {})
+    plainer = {name: plain_or_none(value) for name, value in given.items()}
+    return {name: value for name, value in plainer.items() if value is not None or given[name] is None}

@@ -249,6 +249,12 @@ class Engine:
     def all_gather(self, value: Any, group: Any = None, sync_grads: bool = False) -> Any:
         return self.fabric.all_gather(value, group=group, sync_grads=sync_grads)
 
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The ``value`` of every process, by rank."""
+        gathered: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered
+
     def broadcast(self, value: Any) -> Any:
         return self.fabric.broadcast(value) if self.world_size > 1 else value
 

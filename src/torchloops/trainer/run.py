@@ -45,6 +45,11 @@ class Run:
         step_wrappers: functions that loops add; each takes ``(training_step, optimizer_index)`` and returns what
             optimizers call in its place, as ``(batch, batch_idx)``. Add them before the first batch.
         hiddens: hidden states between the time splits of a batch, by optimizer index.
+        restored: the state that a resumed run went on from; empty for one that began anew.
+        pending_data: positions in data that no loop has asked for yet, by stage.
+        done_once: values of `once` by name.
+        random_outside: generators that an inner run with a seed has set aside.
+        modes_outside: parts of the module and their modes outside of the evaluation that is running.
     """
 
     def __init__(
@@ -65,7 +70,11 @@ class Run:
         self._writes = trainer.engine.is_global_zero
         self._epoch_values: dict[str, torch.Tensor] = {}
         self._bar_values: dict[str, torch.Tensor] = {}
-        self.pending_data_state: dict[str, Any] | None = None
+        self.restored: dict[str, Any] = {}
+        self.pending_data: dict[str, list[Any]] = {}
+        self.done_once: dict[str, Any] = {}
+        self.random_outside: dict[str, Any] | None = None
+        self.modes_outside: list[tuple[Any, bool]] | None = None
         self.hiddens: dict[int, Any] = {}
         self.gradient_hooks: list[Callable[[Any], None]] = []
         self.step_wrappers: list[Callable[[Callable[..., Any], int], Callable[..., Any]]] = []
@@ -94,6 +103,27 @@ class Run:
                 "Number them: round_0, round_1, ..."
             )
         self._inner_names.add(name)
+
+    def once(self, name: str, function: Callable[[], Any]) -> Any:
+        """Call ``function`` once in this run and return its value, also after a resume, which does not call it again.
+
+        An outer loop that does several things in a row calls each by ``once``, so that a resumed run goes on with
+        the one that was cut.
+
+        Args:
+            name: of this piece of work, unique in the run.
+            function: returns plain data; after a resume anything else is None.
+        """
+        if name not in self.done_once:
+            self.done_once[name] = function()
+        return self.done_once[name]
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback to this run alone; in a resumed run it gets its state back."""
+        from torchloops.trainer.run_state import restore_callback
+
+        self.callbacks.append(callback)
+        restore_callback(self, callback)
 
     @property
     def epochs(self) -> int:
@@ -134,6 +164,14 @@ class Run:
         if stage not in self._results:
             self._results[stage] = Results(training=stage == "train")
         return self._results[stage]
+
+    def all_results(self) -> dict[str, Results]:
+        """What every stage logged in its running epoch, by stage."""
+        return self._results
+
+    def known_values(self) -> dict[str, torch.Tensor]:
+        """The values of `callback_metrics`, without those of the running epoch."""
+        return self._epoch_values
 
     def enter_stage(self, stage: str | None) -> None:
         """Make ``stage`` the current one; ``self.log`` of the module goes there."""
@@ -290,9 +328,8 @@ class Run:
             limit = self.trainer.batch_limit(stage)
             engine, distributed = self.trainer.engine, self.trainer.use_distributed_sampler
             self._batches[stage] = [Batches(engine.setup_loader(loader, distributed), limit) for loader in loaders]
-            if stage == "train" and self.pending_data_state and self._batches[stage]:
-                self._batches[stage][0].load_state_dict(self.pending_data_state)
-                self.pending_data_state = None
+            for batches, state in zip(self._batches[stage], self.pending_data.pop(stage, ()), strict=False):
+                batches.load_state_dict(state)
         return self._batches[stage]
 
     def reload(self, stage: str) -> None:
@@ -312,10 +349,10 @@ class Run:
             self._results.pop(stage, None)
             self._epoch_values, self._bar_values = known
 
-    def data_state(self) -> dict[str, Any] | None:
-        """The position of the training data."""
-        batches = self._batches.get("train")
-        return batches[0].state_dict() if batches else self.pending_data_state
+    def data_state(self) -> dict[str, list[Any]]:
+        """The positions in the data of every stage."""
+        known = {stage: [one.state_dict() for one in batches] for stage, batches in self._batches.items()}
+        return {**self.pending_data, **known}
 
 
 def _order(callback: Any) -> int:

@@ -29,6 +29,7 @@ class DataSources:
 
     Attributes:
         datamodule: the data module, or None.
+        outermost: the data module that the entry was given, whatever outer loops put in its place.
         given: loaders by stage, as they were given.
         ready_stages: stages whose setup hooks were called.
     """
@@ -36,6 +37,7 @@ class DataSources:
     def __init__(self, overfit_batches: int | float = 0) -> None:
         self.overfit_batches = overfit_batches
         self.datamodule: Any = None
+        self.outermost: Any = None
         self.given: dict[str, Any] = {}
         self.ready_stages: list[str] = []
         self._overfit: list[Any] | None = None
@@ -63,7 +65,7 @@ class DataSources:
                     f"loaders for {both}. Leave one of them out."
                 )
         if datamodule is not None or both or not keep:
-            self.datamodule = datamodule
+            self.datamodule = self.outermost = datamodule
         self.given, self.ready_stages, self._overfit = given, [], None
 
     def loaders(self, stage: str, module: Any) -> list[Any]:

@@ -39,6 +39,7 @@ class TrainerState:
         stage: "train", "validate", "test", "predict", "sanity_check" or None between runs.
         batch_idx: index of the training batch in its epoch.
         is_last_batch: the training batch ends its epoch.
+        in_batch: a batch has been asked for and is not finished; its weights may have changed.
         in_epoch: an epoch of training is running, its end hooks included.
         min_epochs: epochs before ``should_stop`` is heeded, where the running fit loop has its own; else None.
     """
@@ -50,6 +51,7 @@ class TrainerState:
     stage: str | None = None
     batch_idx: int = 0
     is_last_batch: bool = False
+    in_batch: bool = False
     in_epoch: bool = False
     min_epochs: int | None = None
     limits: Limits = field(default_factory=Limits)

@@ -10,9 +10,10 @@ from torch import nn
 
 from torchloops.loops import EvaluationLoop, FitLoop, Loop, PredictionLoop
 from torchloops.trainer.arguments import check_limits, default_callbacks, make_limits
-from torchloops.trainer.checkpoint import collect_checkpoint, find_checkpoint
+from torchloops.trainer.checkpoint import collect_checkpoint
 from torchloops.trainer.checkpoint_file import write_checkpoint
 from torchloops.trainer.engine import Engine
+from torchloops.trainer.keeper import Keeper, SavingInterval
 from torchloops.trainer.lifecycle import Lifecycle
 from torchloops.trainer.run import Run
 from torchloops.trainer.sources import DataSources
@@ -57,7 +58,10 @@ class Trainer(Lifecycle):
         default_root_dir: folder for the run's files; yours, files in it are replaced. Default: a new numbered
             folder ``runs/fit/000``, made when something is written.
         enable_progress_bar: show progress.
-        enable_checkpointing: keep the last epoch's checkpoint where no `ModelCheckpoint` is given.
+        enable_checkpointing: keep ``checkpoints/last.ckpt`` in the run's folder, which a fit can go on from after a
+            crash, a kill or Ctrl-C; SIGINT and SIGTERM end a fit after the batch, with a checkpoint.
+        checkpoint_every: how often to write it: ``"100 steps"``, ``"1 epoch"``, ``"30 seconds"``, a ``timedelta``.
+            Default: after epochs and outer rounds, and once a minute, as far as it takes 2 % of the time at most.
 
     Attributes:
         arguments: all of them, by name, so that a loop can build a Trainer like this one in another process.
@@ -100,6 +104,7 @@ class Trainer(Lifecycle):
         default_root_dir: str | Path | None = None,
         enable_progress_bar: bool = True,
         enable_checkpointing: bool = True,
+        checkpoint_every: str | timedelta | None = None,
     ) -> None:
         self.arguments = {name: value for name, value in locals().items() if name != "self"}
         fast = int(fast_dev_run)
@@ -131,6 +136,8 @@ class Trainer(Lifecycle):
         self._logger = False if fast else logger
         self._module = None
         self.sources = DataSources(overfit_batches)
+        self.outer_runs: list[Run] = []
+        self.keeper = Keeper(self, SavingInterval.parse(checkpoint_every), enable_checkpointing and not fast)
         self._active: str | None = None
         state = TrainerState(limits=limits)
         self.run = Run(self, "", Path(default_root_dir or "runs"), state, self._configured_callbacks, [])
@@ -157,15 +164,15 @@ class Trainer(Lifecycle):
             train_dataloaders: an iterable of batches, or a data module.
             val_dataloaders: one or a list.
             datamodule: a `DataModule` or ``LightningDataModule``.
-            ckpt_path: continue the run saved there: a path, or "last" for the newest of this run folder.
+            ckpt_path: continue the run saved there: a path; "last": ``checkpoints/last.ckpt`` of ``default_root_dir``,
+                the one before where it is damaged, and a new run where there is none yet.
 
         Raises:
             TorchloopsError: something does not fit together; its message says what and what to do.
         """
         given = {"train": train_dataloaders, "validate": val_dataloaders}
-        path = None if ckpt_path is None else find_checkpoint(self, ckpt_path)
         with self._entry("fit", model, given, datamodule):
-            self._fit(path)
+            self._fit(ckpt_path)
 
     def finetune(
         self,

@@ -1,0 +1,287 @@
+"""Keeper: what a fit leaves on the disk so that it can go on after any end."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
+from torchloops.loops import EvaluationEpochLoop, FitLoop, Loop, PredictionEpochLoop
+from torchloops.loops.tree import children_of, loops_in
+from torchloops.trainer.checkpoint import collect_checkpoint
+from torchloops.trainer.checkpoint_file import previous_path, write_checkpoint
+from torchloops.trainer.signals import signals_to
+
+if TYPE_CHECKING:
+    from torchloops.trainer.lifecycle import Lifecycle
+
+__all__ = ["Keeper", "SavingInterval"]
+
+_log = logging.getLogger("torchloops")
+_UNITS = {"step": "steps", "epoch": "epochs", "second": "seconds", "minute": "minutes", "hour": "hours"}
+_SHARE = 50  # by default, saving takes at most one part in so many of the time,
+_LONGEST = 60.0  # and so many seconds of an epoch are lost at most
+_AGREE_EVERY = 20  # batches between two agreements of several processes
+
+
+@dataclass(frozen=True)
+class SavingInterval:
+    """How often a fit saves: after so many optimizer steps, epochs or seconds; all None: by the share of time."""
+
+    steps: int | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, value: Any) -> SavingInterval:
+        """The interval that ``checkpoint_every`` says.
+
+        Raises:
+            ConfigurationError: it is none.
+        """
+        if value is None:
+            return cls()
+        if isinstance(value, timedelta):
+            return cls(seconds=value.total_seconds())
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+?)s?\s*", value) if isinstance(value, str) else None
+        unit = _UNITS.get(match[2]) if match else None
+        if match is None or unit is None or (unit in ("steps", "epochs") and not match[1].isdigit()):
+            raise ConfigurationError(
+                'checkpoint_every is a number and a unit, such as "100 steps", "1 epoch", "30 seconds" or "5 minutes", '
+                f"or a timedelta; got {value!r}."
+            )
+        if unit in ("steps", "epochs"):
+            if int(match[1]) < 1:
+                raise ConfigurationError(f"checkpoint_every={value!r}: steps and epochs are 1 or more.")
+            return cls(**{unit: int(match[1])})
+        return cls(seconds=timedelta(**{unit: float(match[1])}).total_seconds())
+
+
+class Keeper:
+    """Writes ``checkpoints/last.ckpt`` at the safe points of a fit: when due, when asked to, and after a signal.
+
+    A safe point is the end of a batch, an epoch, or an iteration of an outer loop: there, all that a run is made of
+    lies in the state of the loops and the Trainer. The file before is kept as ``last.previous.ckpt``.
+
+    Args:
+        trainer: the Trainer whose fits are kept.
+        interval: how often to save.
+        enabled: False: write nothing and leave signals alone.
+
+    Attributes:
+        path: the file of the current or last fit; None before the first.
+        saves: how many files were written in it.
+        seconds: time that they took.
+    """
+
+    def __init__(self, trainer: Lifecycle, interval: SavingInterval, enabled: bool) -> None:
+        self.trainer = trainer
+        self.interval = interval
+        self.enabled = enabled
+        self.path: Path | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.saves, self.seconds = 0, 0.0
+        self._asked = self._has_changed = False
+        self._signal = 0
+        self._indivisible = 0
+        self._points = self._epochs = self._steps = self._steps_before = 0
+        self._counted_run: Any = None
+        self._next_time = monotonic() + (self.interval.seconds or 0.0)
+
+    # the fit
+
+    @contextmanager
+    def keeping(self, folder: Path, resumed: bool) -> Iterator[None]:
+        """A context around the loops of a fit.
+
+        Args:
+            folder: of the run.
+            resumed: the fit goes on with a checkpoint; else a file of an earlier run becomes ``earlier.ckpt``.
+        """
+        self.path = folder / "checkpoints" / "last.ckpt"
+        self._begin()
+        if not self.enabled:
+            yield
+            return
+        if not resumed and self.trainer.is_global_zero:
+            self._set_aside(self.path)
+        self._count_steps()
+        self._steps = 0
+        self.attach()
+        try:
+            with signals_to(self._take_signal):
+                yield
+        finally:
+            for loop in self._all_loops():
+                loop.__dict__["_after_advance"] = loop.__dict__["_before_end"] = None
+
+    def attach(self) -> None:
+        """Have the loops call `safe_point` where they are at one; those that came in meanwhile too."""
+        top = self.trainer.fit_loop
+        points = {loop: "batch" for loop in self._all_loops() if _resumes_inside(loop)}
+        points |= {top: "epoch", **dict(_points_of(top))}
+        for loop, level in points.items():
+            loop.__dict__["_after_advance"] = partial(self.safe_point, level)
+        top.__dict__["_before_end"] = self._save_at_end
+
+    def _all_loops(self) -> list[Loop]:
+        return [part for loop in self.trainer._loops.values() for part in loops_in(loop)]
+
+    # saving
+
+    def safe_point(self, level: str = "batch") -> None:
+        """Save if it is due: called by loops after a "batch", an "epoch" or a "round" (an outer loop's iteration)."""
+        if not self.enabled or self._indivisible:
+            return
+        self._has_changed = True
+        if level != "batch":
+            self.attach()
+        if self._is_due(level):
+            self.save()
+            if self._signal:
+                self._interrupt()
+
+    def ask(self) -> None:
+        """Have the next safe point save."""
+        self._asked = True
+
+    @contextmanager
+    def indivisible(self) -> Iterator[None]:
+        """A context for work that is done again from its beginning after a resume.
+
+        It saves first; inside no safe point saves, and a signal interrupts at once.
+        """
+        if not self._indivisible:
+            self.ask()
+            self.safe_point("round")
+        self._indivisible += 1
+        try:
+            yield
+        finally:
+            self._indivisible -= 1
+
+    def save(self) -> None:
+        """Write the current state; a disk that cannot take it is warned about."""
+        start = monotonic()
+        checkpoint = collect_checkpoint(self.trainer)
+        try:
+            if self.trainer.is_global_zero and self.path is not None:
+                write_checkpoint(checkpoint, self.path, keep_previous=True)
+                self.saves += 1
+        except (CheckpointError, OSError) as error:
+            self._warn(error)
+        self.trainer.engine.barrier()
+        now = monotonic()
+        self.seconds += now - start
+        self._next_time = now + (self.interval.seconds if self.interval.seconds is not None else _SHARE * (now - start))
+        self._asked = self._has_changed = False
+        self._steps = self._epochs = 0
+
+    def save_after_interrupt(self) -> None:
+        """Save after a KeyboardInterrupt that some code raised, unless it came in the middle of a batch."""
+        between = not self.trainer.state.in_batch and not self._indivisible
+        if self.enabled and between and not self._signal and self.trainer.fit_loop.progress.running:
+            self._signal = signal.SIGINT
+            self.save()
+
+    def _save_at_end(self) -> None:
+        """Save before the outermost loop ends, so that a resumed run can be extended."""
+        if self._has_changed and not self._indivisible:
+            self.save()
+
+    # when
+
+    def _is_due(self, level: str) -> bool:
+        interval = self.interval
+        if interval.steps is not None and self._count_steps() >= interval.steps:
+            return True
+        if interval.epochs is not None and level != "batch":
+            self._epochs += level == "epoch"
+            if level == "round" or self._epochs >= interval.epochs:
+                return True
+        wanted = self._asked or bool(self._signal) or self._is_time(level)
+        return wanted if self.trainer.world_size == 1 else self._agree(level, wanted)
+
+    def _is_time(self, level: str) -> bool:
+        interval = self.interval
+        if interval.steps is not None or interval.epochs is not None:
+            return False
+        patience = _LONGEST if interval.seconds is None and level == "batch" else 0.0
+        return monotonic() >= self._next_time + patience
+
+    def _agree(self, level: str, wanted: bool) -> bool:
+        """Whether any process wants to save; they ask each other every few batches, all at the same one."""
+        self._points += 1
+        if level == "batch" and self._points % _AGREE_EVERY:
+            return False
+        mine = torch.tensor([int(wanted), self._signal], device=self.trainer.engine.device)
+        some, self._signal = self.trainer.engine.all_reduce(mine, "max").tolist()
+        return bool(some)
+
+    def _count_steps(self) -> int:
+        """Optimizer steps since the last save, over all runs."""
+        run = self.trainer.run
+        before = self._steps_before if run is self._counted_run else 0
+        self._counted_run, self._steps_before = run, run.steps
+        self._steps += run.steps - before
+        return self._steps
+
+    # signals
+
+    def _take_signal(self, number: int) -> None:
+        if self._signal or self._indivisible:
+            self._signal = number
+            self._interrupt()
+        self._signal = number
+
+    def _interrupt(self) -> None:
+        if self.trainer.is_global_zero:
+            _log.warning("%s: the run can go on from %s.", signal.Signals(self._signal).name, self.path)
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self._signal)
+
+    # files
+
+    def _warn(self, error: Exception) -> None:
+        known = self.path is not None and self.path.is_file()
+        kept = f"The last one is {self.path}." if known else "There is none yet."
+        warnings.warn(f"Training goes on without a new checkpoint. {error} {kept}", ResumeWarning, stacklevel=2)
+
+    @staticmethod
+    def _set_aside(path: Path) -> None:
+        if path.is_file():
+            path.replace(path.with_name("earlier.ckpt"))
+        previous_path(path).unlink(missing_ok=True)
+
+
+def _resumes_inside(loop: Loop) -> bool:
+    """Whether a loop evaluates batch by batch and its position is all it needs; predictions are kept in memory."""
+    return isinstance(loop, EvaluationEpochLoop) and not isinstance(loop, PredictionEpochLoop)
+
+
+def _points_of(loop: Loop) -> Iterator[tuple[Loop, str]]:
+    """Every FitLoop, the loop of its epochs, and the outer loops around it, as far as they resume inside."""
+    if isinstance(loop, FitLoop):
+        yield loop, "epoch"
+        if isinstance(loop.epoch_loop, Loop):
+            yield loop.epoch_loop, "batch"
+    elif loop.resumes_inside:
+        below = [point for _, child in children_of(loop) for point in _points_of(child)]
+        if below:
+            yield loop, "round"
+            yield from below

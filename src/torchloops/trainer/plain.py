@@ -1,0 +1,59 @@
+"""Plain data: what a safe load accepts, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchloops.errors import CheckpointError
+
+__all__ = ["plain", "plain_or_none"]
+
+_PLAIN = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
+
+
+def plain(value: Any, path: str) -> Any:
+    """``value`` with numpy numbers, arrays and paths made plain; nothing else than plain data passes.
+
+    Args:
+        value: numbers, strings, tensors, and lists, tuples, sets and dicts of them.
+        path: how a message calls it.
+
+    Raises:
+        CheckpointError: something in it is no plain data.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value, path)
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        items = {key: plain(item, f"{path}.{key}") for key, item in value.items()}
+        kind: Any = next((kind for kind in (OrderedDict, Counter) if isinstance(value, kind)), dict)
+        return kind(items)
+    if isinstance(value, list | tuple | set):
+        kind = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
+        return kind([plain(item, f"{path}[{index}]") for index, item in enumerate(value)])
+    raise CheckpointError(
+        f"The checkpoint cannot hold {path}: it is a {type(value).__name__}, and only plain data (numbers, strings, "
+        "tensors, lists, dicts) can be loaded safely. Save a description of it in on_save_checkpoint instead."
+    )
+
+
+def plain_or_none(value: Any) -> Any:
+    """``value`` as plain data; None where it is something else."""
+    try:
+        return plain(value, "")
+    except CheckpointError:
+        return None

@@ -1,0 +1,120 @@
+"""The state of one run: counters, optimizers, callbacks, loggers, logged values, data position, generators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchloops.errors import CheckpointError
+from torchloops.hooks import is_overridden
+from torchloops.seeding import random_state, restore_random_state
+from torchloops.trainer.arguments import callback_key
+from torchloops.trainer.plain import plain_or_none
+
+if TYPE_CHECKING:
+    from torchloops.trainer.lifecycle import Lifecycle
+    from torchloops.trainer.run import Run
+
+__all__ = ["OF_A_PROCESS", "collect_run", "restore_callback", "restore_run", "state_of"]
+
+OF_A_PROCESS = ("results", "data", "random")
+"""Keys whose values differ from process to process."""
+
+
+def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
+    """The state of a run.
+
+    Args:
+        run: the run.
+        is_current: False for a run around the current one: its generators are those that the inner run set aside.
+    """
+    state = run.state
+    names = {id(part): name for name, part in run.trainer.module.named_modules() if hasattr(part, "metric_state")}
+    return {
+        "name": run.name,
+        "epoch": state.current_epoch,
+        "global_step": state.global_step,
+        "should_stop": state.should_stop,
+        "seconds": state.seconds,
+        "last_batch": (state.batch_idx, state.is_last_batch),
+        "optimizer_states": [optimizer.state_dict() for optimizer in run.optimizers_or_none()],
+        "lr_schedulers": [config.scheduler.state_dict() for config in run.schedulers_or_none()],
+        "callbacks": _callback_states(run),
+        "loggers": [state_of(logger) for logger in run.loggers],
+        "results": {stage: results.state_dict(names) for stage, results in run.all_results().items()},
+        "metrics": {name: torch.as_tensor(value) for name, value in run.known_values().items()},
+        "data": run.data_state(),
+        "once": {name: plain_or_none(value) for name, value in run.done_once.items()},
+        "random": random_state() if is_current else run.random_outside,
+    }
+
+
+def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint: dict[str, Any]) -> None:
+    """Put a run, which is the current one, back to where its state was collected.
+
+    Args:
+        trainer: its Trainer.
+        run: a new run.
+        saved: what `collect_run` returned.
+        checkpoint: the whole checkpoint, for hooks.
+
+    Raises:
+        CheckpointError: optimizers or schedulers are others than those saved.
+    """
+    run.restored = saved
+    for callback in run.callbacks:
+        if is_overridden(callback, "on_load_checkpoint"):
+            callback.on_load_checkpoint(trainer, trainer.module, {**checkpoint, **saved})
+    if saved["optimizer_states"]:  # none: no loop had asked for the optimizers, as in an outer loop's own run
+        _restore_each("optimizers", trainer.optimizers, saved["optimizer_states"])
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        _restore_each("learning-rate schedulers", schedulers, saved["lr_schedulers"])
+    for callback in run.callbacks:
+        restore_callback(run, callback)
+    for logger, state in zip(run.loggers, saved["loggers"], strict=False):
+        if state and hasattr(logger, "load_state_dict"):
+            logger.load_state_dict(state)
+    metrics = {name: part for name, part in trainer.module.named_modules() if hasattr(part, "metric_state")}
+    for stage, results in saved["results"].items():
+        run.results_for(stage).load_state_dict(results, metrics)
+    run.pending_data = dict(saved["data"])
+    run.known_values().update(saved["metrics"])
+    run.done_once = dict(saved["once"])
+    state = run.state
+    state.current_epoch, state.global_step = saved["epoch"], saved["global_step"]
+    state.should_stop, state.seconds_before = saved["should_stop"], saved["seconds"]
+    state.batch_idx, state.is_last_batch = saved["last_batch"]
+    run.random_outside = saved["random"]
+    if saved["random"] is not None:
+        restore_random_state(saved["random"])
+
+
+def restore_callback(run: Run, callback: Any) -> None:
+    """Give a callback the state that it had when the run was saved."""
+    state = run.restored.get("callbacks", {}).get(callback_key(callback))
+    if state:
+        callback.load_state_dict(state)
+
+
+def state_of(owner: Any) -> Any:
+    """What ``state_dict`` of an object returns; empty where it has none."""
+    return owner.state_dict() if hasattr(owner, "state_dict") else {}
+
+
+def _callback_states(run: Run) -> dict[str, Any]:
+    states = {callback_key(callback): state_of(callback) for callback in run.callbacks}
+    return {key: state for key, state in states.items() if state}
+
+
+def _restore_each(what: str, targets: list[Any], states: list[Any]) -> None:
+    if len(targets) != len(states):
+        raise CheckpointError(
+            f"The checkpoint holds {len(states)} {what}, the module configures {len(targets)}. "
+            "Resume with the module as it was when saved."
+        )
+    for target, state in zip(targets, states, strict=True):
+        try:
+            target.load_state_dict(state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"The checkpoint's {what} do not fit the module's: {error}") from error

@@ -1,0 +1,57 @@
+"""What must be the same when a run is resumed, because it would change the result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchloops.errors import CheckpointError
+from torchloops.trainer.plain import plain_or_none
+
+if TYPE_CHECKING:
+    from torchloops.trainer.lifecycle import Lifecycle
+
+__all__ = ["check_settings", "collect_settings"]
+
+_ARGUMENTS = (
+    "accumulate_grad_batches", "check_val_every_n_epoch", "gradient_clip_algorithm", "gradient_clip_val",
+    "limit_train_batches", "limit_val_batches", "overfit_batches", "reload_dataloaders_every_n_epochs",
+    "val_check_interval",
+)  # fmt: skip
+_FREE = {
+    "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps", "num_workers", "data_dir", "root", "download",
+    "verbose", "name", "log_every_n_steps",
+}  # fmt: skip
+"""Hyper-parameters of a module that may change: those that extend a run, and those that no result depends on."""
+
+
+def collect_settings(trainer: Lifecycle) -> dict[str, Any]:
+    """Settings by the name that a message calls them by, as plain data."""
+    hparams = dict(getattr(trainer.module, "hparams", None) or {})
+    return {
+        "precision": trainer.engine.precision,
+        "number of processes": trainer.world_size,
+        **{name: trainer.arguments[name] for name in _ARGUMENTS},
+        **{f"hyper-parameter {name}": plain_or_none(value) for name, value in hparams.items() if name not in _FREE},
+    }
+
+
+def check_settings(trainer: Lifecycle, saved: dict[str, Any]) -> None:
+    """Refuse to resume with settings that would change the result; those that only one side knows are left alone.
+
+    Raises:
+        CheckpointError: some have changed; it names them with both values.
+    """
+    now = collect_settings(trainer)
+    changed = [f"{name} was {saved[name]!r} and is {now[name]!r}" for name in saved if _differ(saved, now, name)]
+    if changed:
+        raise CheckpointError(
+            f"The run to resume had other settings: {'; '.join(changed)}. Resume it with its own settings, or begin a "
+            "new fit from its weights: load_from_checkpoint."
+        )
+
+
+def _differ(saved: dict[str, Any], now: dict[str, Any], name: str) -> bool:
+    if name not in now or saved[name] is None or now[name] is None:
+        return name in _ARGUMENTS and saved[name] != now[name]
+    same = saved[name] == now[name]
+    return not same if isinstance(same, bool) else False

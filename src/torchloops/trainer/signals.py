@@ -1,0 +1,44 @@
+"""Signals that end a process, turned into a call."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["signals_to"]
+
+_PATIENCE = 10  # seconds that a worker process has to finish after SIGTERM
+
+
+@contextmanager
+def signals_to(take: Callable[[int], None]) -> Iterator[None]:
+    """A context in which SIGINT and SIGTERM call ``take(number)`` instead of ending the process.
+
+    Handlers of the user's own stay as they are. Worker processes that are forked inside go on for a while, so that
+    a batch can be finished when a signal goes to the whole process group. Outside of the main thread nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def handle(number: int, frame: Any) -> None:
+        if os.getpid() == owner:
+            take(number)
+        elif number == signal.SIGTERM:
+            signal.alarm(_PATIENCE)
+
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    replaced = [number for number, default in defaults.items() if signal.getsignal(number) == default]
+    for number in replaced:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            if signal.getsignal(number) is handle:
+                signal.signal(number, defaults[number])
