@@ -183,6 +183,12 @@ def test_all_refused_options_are_named_together_with_what_may_change(cut, capsys
     assert f"torchloops run {cut.parents[2] / 'mine' / 'recipe.py'} -c {RUN}/config.yaml" in error
 
 
+def test_quiet_prints_no_more_than_results(cut, capsys):
+    capsys.readouterr()
+    assert main(["resume", RUN, "-q", "-v"]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_the_same_value_again_is_no_change(cut):
     assert main(["resume", RUN, "--batch-size", "8", "--lr", "0.5", "--folds", "1", "--seed", "0"]) == 0
 

@@ -58,7 +58,8 @@ def _with_options_of_the_run(
     own = own_parameters(recipe.load_main(), recipe, before)
     free = may_change(recipe, before)
 
-    def resume(*, quiet: bool = False, verbose: bool = False, **given: Any) -> None:
+    def resume(**given: Any) -> None:
+        quiet, verbose = given.pop("quiet", False), given.pop("verbose", False)
         check_changes(recipe, before, given, begin_anew=_begin_anew(record, folder))
         options = {**before, **given}
         if record.finished and not any(options[name] != before[name] for name in recipe.extendable):
