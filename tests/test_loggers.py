@@ -1,7 +1,9 @@
 """CSVLogger: one row an epoch, nothing on a step, nothing lost by a crash or a resume."""
 
 import argparse
+import cProfile
 import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,142 @@ def test_a_file_somebody_deleted_is_written_again(tmp_path):
     assert [row["epoch"] for row in table(tmp_path)] == ["0", "1", "2"]
 
 
+# going on from a checkpoint
+
+
+def events(epochs=4):
+    """What a run does with its logger, call by call: new columns on the way, a test at the end."""
+    calls = []
+    for epoch in range(epochs):
+        for step in range(epoch * 2 + 1, epoch * 2 + 3):
+            calls.append(("log_metrics", {"epoch": epoch, "train/loss": 1.0 / step, "text": 'a, "b"\nc'}, step))
+        if epoch > 0:
+            calls.append(("log_metrics", {"epoch": epoch, "val/loss": torch.tensor(2.0 / step), "flag": True}, step))
+        calls.append(("save",))
+    calls += [("log_metrics", {"test/loss": 0.5, "train/loss": 9.0}, step), ("save",), ("finalize", "success")]
+    return calls
+
+
+def play(logger, calls):
+    for name, *arguments in calls:
+        getattr(logger, name)(*(dict(a) if isinstance(a, dict) else a for a in arguments))
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def content(folder):
+    path = Path(folder, "metrics.csv")
+    return path.read_bytes() if path.is_file() else None
+
+
+def leave(path):
+    """What a killed run leaves is left alone."""
+
+
+def lose(path):
+    path.unlink(missing_ok=True)
+
+
+def cut_in_the_middle(path):
+    if path.is_file():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def fill_with_zeros(path):
+    if path.is_file():
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("damage", [leave, lose, cut_in_the_middle, fill_with_zeros])
+@pytest.mark.parametrize("former_run", [False, True])
+def test_cut_at_every_call_the_file_ends_with_the_same_bytes(tmp_path, damage, former_run):
+    calls = events()
+
+    def start(folder):
+        if former_run:
+            first = CSVLogger(folder)
+            log_epochs(first, range(6), former=1.0)
+            first.finalize("success")
+
+    start(tmp_path / "whole")
+    play(CSVLogger(tmp_path / "whole"), calls)
+    whole = content(tmp_path / "whole")
+    assert whole.count(b"\n") > 4
+    for cut in range(len(calls) + 1):
+        for later in range(cut, len(calls) + 1, 5):  # what the killed run did after its checkpoint
+            folder = tmp_path / f"{cut} {later}"
+            start(folder)
+            killed = CSVLogger(folder)
+            play(killed, calls[:cut])
+            state = through_a_file(killed.state_dict())
+            play(killed, calls[cut:later])
+            if later:
+                damage(killed.path)
+            resumed = CSVLogger(folder)
+            resumed.load_state_dict(state)
+            play(resumed, calls[cut:] or [("finalize", "success")])
+            assert content(folder) == whole, f"checkpoint after {cut} calls, killed after {later}"
+
+
+def test_resumed_after_every_call(tmp_path):
+    play(CSVLogger(tmp_path / "whole"), events())
+    logger = CSVLogger(tmp_path / "resumed")
+    for call in events():
+        play(logger, [call])
+        state = logger.state_dict()
+        logger = CSVLogger(tmp_path / "resumed")
+        logger.load_state_dict(through_a_file(state))
+    logger.finalize("success")
+    assert content(tmp_path / "resumed") == content(tmp_path / "whole")
+
+
+def test_asking_for_the_state_changes_nothing(tmp_path):
+    play(CSVLogger(tmp_path / "whole"), events())
+    logger = CSVLogger(tmp_path / "watched")
+    for call in events():
+        logger.state_dict()
+        play(logger, [call])
+    assert content(tmp_path / "watched") == content(tmp_path / "whole")
+
+
+def test_a_run_that_was_resumed_before_it_logged_anything_writes_no_file(tmp_path):
+    logger = CSVLogger(tmp_path / "new")
+    logger.load_state_dict(through_a_file(CSVLogger(tmp_path / "new").state_dict()))
+    logger.finalize("success")
+    assert not (tmp_path / "new").exists()
+
+
+def test_values_without_an_epoch_do_not_go_to_a_row_that_a_killed_run_left(tmp_path):
+    state = CSVLogger(tmp_path).state_dict()
+    killed = CSVLogger(tmp_path)
+    killed.log_metrics({"round": 0.0, "score": 1.0}, 0)
+    killed.finalize("failed")
+    resumed = CSVLogger(tmp_path)
+    resumed.load_state_dict(state)
+    resumed.log_metrics({"score": 1.0}, 0)
+    resumed.save()
+    assert content(tmp_path) == b"epoch,step,score\n,0,1\n"
+
+
+def test_the_state_of_many_rows_is_made_in_few_calls(tmp_path):
+    logger = CSVLogger(tmp_path)
+    log_epochs(logger, range(1000), **{f"value {index}": 1.0 for index in range(8)})
+    logger.save()
+    logger.state_dict()
+    log_epochs(logger, [1000], **{f"value {index}": 1.0 for index in range(8)})
+    counter = cProfile.Profile()
+    counter.enable()
+    logger.state_dict()
+    logger.save()
+    counter.disable()
+    assert sum(call.callcount for call in counter.getstats()) < 1000  # a cell costs several calls, and there are 10,000
+
+
 # the rest of a logger
 
 
@@ -218,6 +356,8 @@ def test_prefixed_loggers_nest_and_leave_the_other_open():
     logger.finalize("success")
     assert inner.calls == [({"fold_0/round_3/epoch": 1, "fold_0/round_3/loss": 2.0}, 5), "save"]
     assert logger.name == "collecting"
+    assert logger.state_dict() == {}
+    logger.load_state_dict({"rows": []})
     with pytest.raises(AttributeError):
         logger.nothing  # noqa: B018
 

@@ -24,14 +24,15 @@ class CSVLogger:
     loses no more than the running epoch. The file is written anew only when a column comes in.
 
     A file that is already there is continued: the first epoch logged replaces its rows of that epoch and later
-    ones. A run that starts at epoch 0 thus replaces all rows.
+    ones. A run that starts at epoch 0 thus replaces all rows. A run that goes on from a checkpoint takes rows and
+    columns from that, and writes the file anew from them, whatever has become of the file since.
 
     Args:
         save_dir: folder of the file; it is made when there is something to write.
         name: file name.
 
     Attributes:
-        rows: all rows, as dicts by column; those read from a file hold text.
+        rows: all rows, as dicts by column; those read from a file or a checkpoint hold text.
     """
 
     def __init__(self, save_dir: str | Path, name: str = "metrics.csv") -> None:
@@ -42,6 +43,9 @@ class CSVLogger:
         self._columns_on_disk: list[str] = []
         self._settled_rows = 0  # rows on disk that need not be written again,
         self._settled_bytes = 0  # and where the first other one begins
+        self._lines = b""  # rows that cannot change any more, as in the file;
+        self._lines_columns: list[str] = []  # the columns they were written with,
+        self._lines_rows = 0  # and how many they are
         self._continues = True
         self._changed = False
         self._running_epoch: Any = None  # the epoch logged last, and its row
@@ -106,11 +110,36 @@ class CSVLogger:
     def log_graph(self, *args: Any, **kwargs: Any) -> None:
         """A CSV file holds no graph: nothing happens."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Rows and columns, as plain data that costs little however many rows there are."""
+        rows = self.rows
+        return {
+            "columns": list(self._columns),
+            "settled": self._settled_lines().decode("utf-8"),
+            "last": {name: _cell(value) for name, value in rows[-1].items()} if rows else None,
+            "continues": self._continues,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned; the next `save` writes the file anew from it."""
+        self._columns = list(state_dict["columns"])
+        text = state_dict["settled"]
+        self._rows, _ = _parse(_csv_line(self._columns).decode("utf-8") + text)
+        self._lines, self._lines_columns, self._lines_rows = text.encode("utf-8"), [*self._columns], len(self._rows)
+        if state_dict["last"] is not None:
+            self._rows.append(dict(state_dict["last"]))
+        self._continues = state_dict["continues"]
+        self._columns_on_disk, self._settled_rows, self._settled_bytes = [], 0, 0
+        self._running_epoch, self._running_row = None, {}
+        self._changed = bool(self._rows) and not self._continues
+
     def save(self) -> None:
         """Write what is not written yet."""
-        if not self._changed or not _is_first_process():
+        if not self._changed:
             return
         self._add_columns()
+        if not _is_first_process():
+            return
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         if self._columns != self._columns_on_disk or not self._file_is_as_left():
             self._write_all()
@@ -119,8 +148,10 @@ class CSVLogger:
         self._changed = False
 
     def finalize(self, status: str = "success") -> None:
-        """Write what is not written yet; more may be logged after."""
+        """Write what is not written yet, so that it outlives a power cut; more may be logged after."""
         self.save()
+        if self._columns_on_disk and _is_first_process() and self.path.is_file():
+            _flush_to_disk(self.path)
 
     # rows
 
@@ -148,6 +179,7 @@ class CSVLogger:
         self._rows = kept
         self._columns = self._columns if kept else []
         self._columns_on_disk = []  # the file is to be written anew
+        self._lines, self._lines_columns, self._lines_rows = b"", [], 0
 
     # the file
 
@@ -156,26 +188,35 @@ class CSVLogger:
         if not self.path.is_file():
             return []
         text = self.path.read_bytes().decode("utf-8", "replace")
-        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-        rows = [{name: value for name, value in row.items() if name and value} for row in reader]
-        self._columns = list(reader.fieldnames or [])
+        rows, self._columns = _parse(text[: text.rfind("\n") + 1])
         return rows
 
     def _add_columns(self) -> None:
+        """Note new columns; those of settled rows are known."""
         known = dict.fromkeys((*_FIRST_COLUMNS, *self._columns))
-        for row in self.rows:
+        for row in self.rows[self._lines_rows :]:
             known.update(dict.fromkeys(row))
         self._columns = list(known)
+
+    def _settled_lines(self) -> bytes:
+        """All rows but the last, as in the file."""
+        if self._lines_columns != self._columns:
+            self._lines, self._lines_columns, self._lines_rows = b"", list(self._columns), 0
+        settled = self.rows[self._lines_rows : -1]
+        if settled:
+            self._lines += b"".join(map(self._line, settled))
+            self._lines_rows += len(settled)
+        return self._lines
 
     def _file_is_as_left(self) -> bool:
         return self.path.is_file() and self.path.stat().st_size >= self._settled_bytes
 
     def _write_all(self) -> None:
-        header = _csv_line(self._columns)
-        lines = [self._line(row) for row in self.rows]
-        _replace(self.path, b"".join([header, *lines]))
+        header, settled = _csv_line(self._columns), self._settled_lines()
+        last = b"".join(map(self._line, self.rows[-1:]))
+        _replace(self.path, header + settled + last)
         self._columns_on_disk = list(self._columns)
-        self._settle(len(header), lines, 0)
+        self._settled_rows, self._settled_bytes = self._lines_rows, len(header) + len(settled)
 
     def _write_rest(self) -> None:
         first = min(self._settled_rows, len(self.rows))
@@ -185,11 +226,7 @@ class CSVLogger:
             file.seek(start)
             file.write(b"".join(lines))
             file.truncate()
-        self._settle(start, lines, first)
-
-    def _settle(self, start: int, lines: list[bytes], first: int) -> None:
-        """Only the last row may still change."""
-        self._settled_rows = first + max(len(lines) - 1, 0)
+        self._settled_rows = first + max(len(lines) - 1, 0)  # only the last row may still change
         self._settled_bytes = start + sum(map(len, lines[:-1]))
 
     def _line(self, row: Mapping[str, Any]) -> bytes:
@@ -223,6 +260,13 @@ class PrefixedLogger:
         """Have the other logger write; it stays open for the runs that follow."""
         self.logger.save()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the state of the other logger belongs to the outer run."""
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Nothing, as `state_dict`."""
+
     def __getattr__(self, name: str) -> Any:
         if name in ("logger", "prefix") or name.startswith("__"):
             raise AttributeError(name)
@@ -246,6 +290,18 @@ def _as_text(value: Any) -> str:
     return f"{number:.8g}"
 
 
+def _cell(value: Any) -> Any:
+    """A value as plain data that is written with the same text."""
+    return value if type(value) in (type(None), str, bool, int, float) else _as_text(value)
+
+
+def _parse(text: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of a CSV text, as dicts that lack empty cells, and its columns."""
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows = [{name: value for name, value in row.items() if name and value} for row in reader]
+    return rows, list(reader.fieldnames or [])
+
+
 def _csv_line(values: Iterable[str]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(values)
@@ -257,6 +313,18 @@ def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Have a file and its name written to the disk, not only handed to the system."""
+    for place in (path, path.parent):
+        if place.is_dir() and os.name != "posix":
+            continue
+        handle = os.open(place, os.O_RDONLY if place.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _plain(value: Any) -> Any:

@@ -2,112 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
-from numbers import Number
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchloops.errors import ConfigurationError
+from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
+from torchloops.trainer.logged_entry import Entry, check_scalar
 
 __all__ = ["Results"]
 
+_FORMAT = 2
 _FOLD_AFTER = 64  # logged tensors kept before they are reduced to one; bounds memory, costs one operation in 64
 _REDUCTIONS: dict[Any, str] = {
     "mean": "mean", "avg": "mean", "sum": "sum", "min": "min", "max": "max",
     torch.mean: "mean", torch.sum: "sum", torch.min: "min", torch.max: "max",
-}  # fmt: skip
-
-
-class _Entry:
-    """One logged name.
-
-    ``value`` is the last logged value; ``total`` and ``weight`` hold what was reduced so far, ``pending`` and
-    ``sizes`` the tensors that were not.
-    """
-
-    __slots__ = (
-        "logger",
-        "metric",
-        "name",
-        "on_epoch",
-        "on_step",
-        "pending",
-        "prog_bar",
-        "reduction",
-        "size",
-        "sizes",
-        "step_name",
-        "sync",
-        "total",
-        "value",
-        "waiting",
-        "weight",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        on_step: bool,
-        on_epoch: bool,
-        prog_bar: bool,
-        logger: bool,
-        reduction: str,
-        sync: bool,
-    ) -> None:
-        self.name, self.on_step, self.on_epoch = name, on_step, on_epoch
-        self.step_name = f"{name}_step" if on_epoch else name
-        self.prog_bar, self.logger, self.reduction, self.sync = prog_bar, logger, reduction, sync
-        self.metric: Any = None
-        self.clear()
-
-    def clear(self) -> None:
-        self.value: Any = None
-        self.total: Any = None
-        self.weight = 0.0
-        self.pending: list[Any] = []
-        self.sizes: list[float] = []
-        self.waiting = 0
-
-    def fold(self) -> None:
-        """Reduce what is pending to one number."""
-        if not self.waiting:
-            return
-        values = _stacked(self.name, self.pending)
-        values = values.float() if values.device.type == "mps" else values.double()
-        if self.reduction == "mean":
-            sizes = torch.tensor(self.sizes, dtype=values.dtype, device=values.device)
-            folded = (values * sizes).sum()
-        else:
-            folded = getattr(values, self.reduction)()
-        self.weight += sum(self.sizes)
-        self.total = folded if self.total is None else _COMBINE[self.reduction](self.total, folded)
-        self.pending, self.sizes, self.waiting = [], [], 0
-
-    def epoch_value(self, all_reduce: Callable[[Any, str], Any]) -> Tensor | None:
-        """The reduced value of the epoch, over all processes where ``sync`` asks for it."""
-        if self.metric is not None:
-            return self.metric.compute() if getattr(self.metric, "update_called", True) else None
-        self.fold()
-        if self.total is None:
-            return None
-        total, weight = (
-            self.total,
-            torch.as_tensor(self.weight, dtype=self.total.dtype, device=self.total.device),
-        )
-        if self.sync:
-            total = all_reduce(total.clone(), "sum" if self.reduction == "mean" else self.reduction)
-            weight = all_reduce(weight, "sum")
-        return (total / weight if self.reduction == "mean" else total).float()
-
-    def step_value(self) -> Any:
-        """The last logged value."""
-        return getattr(self.metric, "_forward_cache", None) if self.metric is not None else self.value
-
-
-_COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": torch.add, "sum": torch.add, "min": torch.minimum, "max": torch.maximum,
 }  # fmt: skip
 
 
@@ -126,10 +37,10 @@ class Results:
         self.step_level = False
         self.batch: Any = None
         self.size: float | None = None
-        self._entries: dict[str, _Entry] = {}
-        self._by_loader: dict[int | None, dict[str, _Entry]] = {None: self._entries}
+        self._entries: dict[str, Entry] = {}
+        self._by_loader: dict[int | None, dict[str, Entry]] = {None: self._entries}
         self._loader: int | None = None
-        self._logged_per_step: list[_Entry] = []
+        self._logged_per_step: list[Entry] = []
 
     def log(
         self,
@@ -177,7 +88,7 @@ class Results:
     def _new_entry(
         self, name: str, value: Any, prog_bar: bool, logger: bool | None, on_step: bool | None,
         on_epoch: bool | None, reduce_fx: Any, sync: bool, add_dataloader_idx: bool,
-    ) -> _Entry:  # fmt: skip
+    ) -> Entry:  # fmt: skip
         by_step = self.training and self.step_level
         if on_epoch is None:
             on_epoch = not by_step or on_step is False
@@ -190,11 +101,11 @@ class Results:
                 "For another reduction log a torchmetrics metric."
             )
         shown = name if self._loader is None or not add_dataloader_idx else f"{name}/dataloader_idx_{self._loader}"
-        entry = _Entry(shown, on_step, on_epoch, prog_bar, logger is not False, reduction, sync)
+        entry = Entry(shown, on_step, on_epoch, prog_bar, logger is not False, reduction, sync)
         if hasattr(value, "compute") and hasattr(value, "reset"):
             entry.metric = value
         else:
-            _check_scalar(name, value)
+            check_scalar(name, value)
         self._entries[name] = entry
         if entry.on_step and entry.logger:
             self._logged_per_step.append(entry)
@@ -210,7 +121,7 @@ class Results:
         self._loader = index
         self._entries = self._by_loader.setdefault(index, {})
 
-    def _all(self) -> list[_Entry]:
+    def _all(self) -> list[Entry]:
         return [entry for entries in self._by_loader.values() for entry in entries.values()]
 
     def logged_step(self) -> dict[str, float]:
@@ -253,56 +164,93 @@ class Results:
                 entry.metric.reset()
         self.batch = self.size = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """What was accumulated in the running epoch, as plain data."""
-        state = {}
-        for name, entry in self._by_loader[None].items():
-            if entry.metric is None:
-                entry.fold()
-                state[name] = {
-                    "on_step": entry.on_step, "on_epoch": entry.on_epoch, "prog_bar": entry.prog_bar,
-                    "logger": entry.logger, "reduction": entry.reduction, "sync": entry.sync,
-                    "total": entry.total, "weight": entry.weight, "value": entry.value,
-                }  # fmt: skip
-        return state
+    def state_dict(self, metric_names: Mapping[int, str] | None = None) -> dict[str, Any]:
+        """All that was logged in the running epoch, as plain data.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
-        for name, saved in state.items():
-            options = ("on_step", "on_epoch", "prog_bar", "logger", "reduction", "sync")
-            entry = _Entry(name, *(saved[key] for key in options))
-            entry.total, entry.weight, entry.value = saved["total"], saved["weight"], saved["value"]
-            self._by_loader[None][name] = entry
-            if entry.on_step and entry.logger:
-                self._logged_per_step.append(entry)
+        Args:
+            metric_names: path in the module of each torchmetrics object, by its ``id``. A logged one without a path
+                is left out; when it holds values that a resumed epoch will lack, a ResumeWarning says so.
+        """
+        per_step = {id(entry): position for position, entry in enumerate(self._logged_per_step)}
+        loaders = []
+        for loader, entries in self._by_loader.items():
+            states = {}
+            for name, entry in entries.items():
+                path = None if metric_names is None or entry.metric is None else metric_names.get(id(entry.metric))
+                if entry.metric is None or path is not None:
+                    states[name] = {**entry.state_dict(path), "per_step": per_step.get(id(entry))}
+                elif metric_names is not None:
+                    _warn_of_loss(entry)
+            loaders.append((loader, states))
+        return {
+            "format": _FORMAT,
+            "loaders": loaders,
+            "loader": self._loader,
+            "size": self.size,
+            "batch_size": None if self.batch is None else _batch_size(self.batch),
+        }
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], metrics: Mapping[str, Any] | None = None, device: Any = "cpu"
+    ) -> None:
+        """Take back what `state_dict` returned, in the place of all that was logged.
+
+        Args:
+            state: the state; that of a format 1 checkpoint is taken as well.
+            metrics: torchmetrics objects by their path in the module; what they gathered is not in the state.
+            device: where values go that were on another device than the CPU.
+
+        Raises:
+            CheckpointError: a metric that was logged is missing.
+        """
+        state = state if state.get("format") == _FORMAT else _of_format_1(state)
+        self._by_loader, self._logged_per_step = {}, []
+        per_step: dict[int, Entry] = {}
+        for loader, states in state["loaders"]:
+            entries = self._by_loader[loader] = {}
+            for name, saved in states.items():
+                metric = None if saved["metric"] is None else _metric(saved, metrics or {})
+                entry = entries[name] = Entry.from_state(saved, metric, device)
+                if saved["per_step"] is not None:
+                    per_step[saved["per_step"]] = entry
+        self._logged_per_step = [per_step[position] for position in sorted(per_step)]
+        self.select_loader(state["loader"])
+        self.size = state["size"]
+        # the batch is gone; what is still asked of it is how many samples it has
+        self.batch = None if state["batch_size"] is None else torch.empty(int(state["batch_size"]), 0)
 
 
-def _stacked(name: str, values: list[Any]) -> Tensor:
-    """Logged numbers as a tensor ``(n_values,)``."""
-    tensors = [value if isinstance(value, Tensor) else torch.tensor(float(value)) for value in values]
-    try:
-        stacked = torch.stack(tensors).flatten()
-        if len(stacked) == len(values):
-            return stacked
-    except RuntimeError:  # shapes () and (1,), or devices, differ
-        pass
-    for tensor in tensors:
-        _check_scalar(name, tensor)
-    return torch.stack([tensor.reshape(()).to(tensors[-1].device) for tensor in tensors])
-
-
-def _check_scalar(name: str, value: Any) -> None:
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ConfigurationError(
-                f"self.log({name!r}, ...) takes a single number, got a tensor of shape {tuple(value.shape)}. "
-                "Log value.mean() or another number of it."
-            )
-    elif not isinstance(value, Number):
-        raise ConfigurationError(
-            f"self.log({name!r}, ...) takes a number, a tensor of one element or a torchmetrics metric, "
-            f"got {type(value).__name__}. For several values at once use self.log_dict."
+def _metric(saved: Mapping[str, Any], metrics: Mapping[str, Any]) -> Any:
+    path = saved["metric"]
+    if path not in metrics:
+        raise CheckpointError(
+            f"The checkpoint's {saved['name']!r} was logged from the metric module.{path}, which the module does not "
+            f"have; its metrics are {sorted(metrics) or 'none'}. Resume with the module as it was when saved."
         )
+    return metrics[path]
+
+
+def _warn_of_loss(entry: Entry) -> None:
+    if not getattr(entry.metric, "update_called", True):
+        return
+    warnings.warn(
+        f"self.log({entry.name!r}, ...) got a {type(entry.metric).__name__} that is no part of the module, so "
+        "checkpoints do not hold what it has gathered, and an epoch that is resumed lacks it. Make it an attribute of "
+        "the module: self.accuracy = ..., or nn.ModuleDict for several.",
+        ResumeWarning,
+        stacklevel=2,
+    )
+
+
+def _of_format_1(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state that format 1 held: one data loader, everything reduced."""
+    states = {}
+    for position, (name, saved) in enumerate(state.items()):
+        shown = saved["on_step"] and saved["logger"]
+        states[name] = {
+            **saved, "name": name, "metric": None, "pending": [], "sizes": [], "per_step": position if shown else None,
+        }  # fmt: skip
+    return {"loaders": [(None, states)], "loader": None, "size": None, "batch_size": None}
 
 
 def _batch_size(batch: Any) -> float:
