@@ -77,7 +77,7 @@ def serve() -> None:
 def supervise(request: dict[str, Any]) -> dict[str, Any]:
     """Fork a child for a request, kill it when its time comes, and say what became of it."""
     said = Path(request["folder"], "said.log")
-    said.unlink(missing_ok=True)
+    said.write_text("", encoding="utf-8")
     start = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -114,7 +114,7 @@ def _be_the_child(request: dict[str, Any], said: Path) -> None:
     code = 1
     try:
         os.setsid()
-        log = os.open(said, os.O_WRONLY | os.O_CREAT, 0o600)
+        log = os.open(said, os.O_WRONLY | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

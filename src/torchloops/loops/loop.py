@@ -322,7 +322,7 @@ class Loop:
         saved = state_dict[prefix + "progress"]
         self.progress.total = saved["total"]
         restarting = saved["running"] and self.resumes_inside
-        self.progress.current = saved["current"] if restarting else 0
+        self.progress.current = saved["current"]
         self.progress.running = False
         self.__dict__["_restarting"] = restarting
         self.on_load_checkpoint(state_dict[prefix + "state_dict"])
