@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
     from torchloops import ImageClassificationData, ImageClassifier
 
-    Tables = dict[tuple[str, int], pandas.DataFrame]
+    Tables = dict[str, dict[tuple[str, int], pandas.DataFrame]]
 
 FILES = {
     "report": "report.html",
     "curve": "plots/accuracy_vs_labels.png",
-    "model": "checkpoints/last.ckpt",
+    "model": "checkpoints/model.ckpt",
 }
+EXTENDABLE = ("rounds", "repeats")
 BACKBONES = {"digits": "mlp", "mnist": "small_cnn", "ants_bees": "resnet18"}
 
 
@@ -47,6 +48,7 @@ def main(
     seed: int = 0,
     accelerator: str = "auto",
     devices: str = "auto",
+    checkpoint_every: str | None = None,
 ) -> None:
     """Train round by round on the labels a strategy asks for, and beside it on random ones.
 
@@ -70,6 +72,7 @@ def main(
         seed: of the data split and of the first repeat.
         accelerator: auto, cpu, gpu ...
         devices: number of devices, or auto.
+        checkpoint_every: "30 seconds", "100 steps", "1 epoch"; default: about once a minute, and after every epoch.
     """
     from torchloops import ActiveLearningDataModule, ActiveLearningLoop, Trainer, seed_everything
     from torchloops.report import RoundProgress
@@ -79,7 +82,7 @@ def main(
     run.say(f"data   {dataset}: a pool of {len(data.train_dataset)}, {len(data.test_dataset)} to test on")
     strategies = list(dict.fromkeys([heuristic, "random"]))
     pairs = [(seed + repeat, strategy) for repeat in range(repeats) for strategy in strategies]
-    rounds_tables, queries_tables = {}, {}
+    tables: Tables = {"rounds.csv": {}, "queries.csv": {}}
     with RoundProgress(run, total=len(pairs) * rounds) as progress:
         for study_seed, strategy in pairs:
             progress.describe(f"{strategy}, seed {study_seed}")
@@ -92,28 +95,32 @@ def main(
                 query_size=query_size,
                 seed=study_seed,
             )
+            folder = run.path / "trainings" / f"{strategy}_{study_seed}"
             trainer = Trainer(
                 accelerator=accelerator,
                 devices=int(devices) if devices.isdigit() else devices,
                 max_epochs=max_epochs,
                 max_steps=max_steps,
-                default_root_dir=run.path / "trainings" / f"{strategy}_{study_seed}",
+                default_root_dir=folder,
                 callbacks=[progress],
                 enable_progress_bar=False,
-                enable_checkpointing=False,
+                checkpoint_every=checkpoint_every,
             )
             loop = ActiveLearningLoop(inference_iteration=draws, max_rounds=rounds)
             loop.connect(trainer.fit_loop)
             trainer.fit_loop = loop
-            trainer.finetune(model, datamodule=datamodule, strategy="freeze" if weights else "no_freeze")
+            freeze = "freeze" if weights else "no_freeze"
+            trainer.finetune(model, datamodule=datamodule, strategy=freeze, ckpt_path=run.ckpt_path(folder))
             if strategy == heuristic:
-                trainer.save_checkpoint(run.file("checkpoints", "last.ckpt"))
-            rounds_tables[strategy, study_seed] = loop.rounds
-            queries_tables[strategy, study_seed] = loop.queries
+                trainer.save_checkpoint(run.file("checkpoints", "model.ckpt"), weights_only=True)
+            tables["rounds.csv"][strategy, study_seed] = loop.rounds
+            tables["queries.csv"][strategy, study_seed] = loop.queries
+            for name in tables:
+                run.write_table(name, join_tables(tables[name]))  # for whoever looks while it runs
             n_labels, accuracy = loop.rounds[["n_labelled", "test/accuracy"]].iloc[-1]
             score = f"{n_labels:.0f} labels, {accuracy:.1%} of the test images right"
             run.say(f"       {strategy}, seed {study_seed}: {score}")
-    write_results(run, data, rounds_tables, queries_tables)
+    write_results(run, data, join_tables(tables["rounds.csv"]), join_tables(tables["queries.csv"]))
 
 
 def build_model(
@@ -140,12 +147,18 @@ def build_model(
     return classifier(backbone, head=head)
 
 
-def write_results(
-    run: RunFolder, data: "ImageClassificationData", rounds_tables: "Tables", queries_tables: "Tables"
-) -> None:
-    """Write tables, plots and the page; print the table, where things are and what to type next."""
+def join_tables(tables: "dict[tuple[str, int], pandas.DataFrame]") -> "pandas.DataFrame":
+    """One table from those of the studies, with the columns strategy and seed."""
     import pandas
 
+    keys = ["strategy", "seed"]
+    return pandas.concat(tables, names=keys).reset_index(level=keys)
+
+
+def write_results(
+    run: RunFolder, data: "ImageClassificationData", rounds: "pandas.DataFrame", queries: "pandas.DataFrame"
+) -> None:
+    """Write tables, plots and the page; print the table, where things are and what to type next."""
     from torchloops.report import comparison_table, join_metrics, write_active_learning_report
 
     def get_image(sample_id: int) -> Any:
@@ -153,9 +166,6 @@ def write_results(
         image = image.float() / (1 if image.is_floating_point() else 255)
         return image.squeeze(0) if len(image) == 1 else image.permute(1, 2, 0)
 
-    keys = ["strategy", "seed"]
-    rounds = pandas.concat(rounds_tables, names=keys).reset_index(level=keys)
-    queries = pandas.concat(queries_tables, names=keys).reset_index(level=keys)
     run.write_table("metrics.csv", join_metrics(run.path / "trainings"))
     write_active_learning_report(run, rounds, queries, get_image=get_image, class_names=data.classes)
     run.say(comparison_table(rounds), result=True)

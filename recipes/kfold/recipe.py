@@ -5,10 +5,11 @@ scored on the part it has not seen; the test set is for the folds and their ense
 the functions, so that --help answers at once.
 """
 
-import shutil
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from torchloops.files import write_whole
 from torchloops.report import RunFolder
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ FILES = {
     "oof": "oof_predictions.csv",
     "splits": "splits.json",
 }
+EXTENDABLE = ("folds",)
 BACKBONES = {"digits": "small_cnn", "ants_bees": "resnet18"}
 
 
@@ -36,6 +38,7 @@ def main(
     num_folds: int = 5,
     splitter: str = "stratified",
     splits: str | None = None,
+    folds: list[int] | None = None,
     ensemble: Literal["soft", "hard", "weights"] = "soft",
     n_jobs: int = 1,
     max_epochs: int = 30,
@@ -45,6 +48,7 @@ def main(
     seed: int = 0,
     accelerator: str = "auto",
     devices: str = "auto",
+    checkpoint_every: str | None = None,
 ) -> None:
     """Cross-validate an image classifier, and test the ensemble of its folds.
 
@@ -59,6 +63,7 @@ def main(
         num_folds: parts that the training images are cut into.
         splitter: how they are cut: stratified, kfold, repeated_stratified ...
         splits: a splits.json of an earlier run, to use its folds, or one that was edited.
+        folds: train only these, counted from 0; others can be added when the run is resumed. Default: all.
         ensemble: mean of the folds' probabilities (soft), their votes (hard), or the mean of their weights.
         n_jobs: folds at once, each in a process of its own.
         max_epochs: epochs of a fold.
@@ -68,6 +73,7 @@ def main(
         seed: of the data split, the first weights, the folds and the order of batches.
         accelerator: auto, cpu, gpu ...
         devices: number of devices, or auto.
+        checkpoint_every: "30 seconds", "100 steps", "1 epoch"; default: about once a minute, and after every epoch.
     """
     from torchloops import KFoldDataModule, KFoldLoop, Trainer, seed_everything
     from torchloops.report import StudyProgress
@@ -76,20 +82,25 @@ def main(
     statistics = {name: value for name, value in (("mean", pixel_mean), ("std", pixel_std)) if value is not None}
     data = load_dataset(dataset, data_dir, batch_size=batch_size, seed=seed, download=download, **statistics)
     run.say(f"data   {dataset}: {len(data.train_dataset)} for the folds, {len(data.test_dataset)} to test on")
-    if splits is not None:
-        shutil.copyfile(splits, run.file("splits.json"))
+    if splits is not None and not run.file("splits.json").is_file():
+        write_whole(run.file("splits.json"), Path(splits).read_bytes())
     seed_everything(seed)
     model = build_model(data, backbone or BACKBONES[dataset], weights, lr, weight_decay)
     loop = KFoldLoop(
         num_folds=None if splits else num_folds,
         export_path=run.path,
         splitter=None if splits else splitter,
+        folds=folds,
         seed=seed,
         test_each_fold=True,
         test_ensemble=ensemble,
         n_jobs=n_jobs,
     )
-    with StudyProgress(run, total=num_folds, unit="fold") as progress:
+    ckpt_path = run.ckpt_path(run.path)
+    if ckpt_path is None:
+        for result in run.path.glob("fold_*/result.ckpt"):  # of a run that was cut before its first checkpoint
+            result.unlink()
+    with StudyProgress(run, total=len(folds or range(num_folds)), unit="fold") as progress:
         trainer = Trainer(
             accelerator=accelerator,
             devices=int(devices) if devices.isdigit() else devices,
@@ -97,11 +108,12 @@ def main(
             default_root_dir=run.path,
             callbacks=[progress],
             enable_progress_bar=False,
-            enable_checkpointing=False,
+            checkpoint_every=checkpoint_every,
         )
         loop.connect(trainer.fit_loop)
         trainer.fit_loop = loop
-        trainer.finetune(model, datamodule=KFoldDataModule(data), strategy="freeze" if weights else "no_freeze")
+        freeze = "freeze" if weights else "no_freeze"
+        trainer.finetune(model, datamodule=KFoldDataModule(data), strategy=freeze, ckpt_path=ckpt_path)
     write_results(run, data, loop)
 
 

@@ -19,6 +19,7 @@ FILES = {
     "curve": "plots/accuracy_vs_steps.png",
     "guide": "plots/guide.png",
 }
+EXTENDABLE = ("max_epochs", "repeats")
 
 
 def main(
@@ -40,6 +41,7 @@ def main(
     seed: int = 0,
     accelerator: str = "auto",
     devices: str = "auto",
+    checkpoint_every: str | None = None,
 ) -> None:
     """Train on wrong labels with and without guidance by a few right ones, from the same weights.
 
@@ -63,6 +65,7 @@ def main(
         seed: of the data split and of the first repeat.
         accelerator: auto, cpu, gpu ...
         devices: number of devices, or auto.
+        checkpoint_every: "30 seconds", "100 steps", "1 epoch"; default: about once a minute, and after every epoch.
     """
     import pandas
     from torch.utils.data import DataLoader
@@ -82,21 +85,22 @@ def main(
             seed_everything(study_seed)
             model = build_model(data, optimizer, lr)
             clock = EpochClock()
+            folder = run.path / "trainings" / f"{strategy.replace(' ', '-')}_{study_seed}"
             trainer = Trainer(
                 accelerator=accelerator,
                 devices=int(devices) if devices.isdigit() else devices,
                 max_epochs=max_epochs,
-                default_root_dir=run.path / "trainings" / f"{strategy.replace(' ', '-')}_{study_seed}",
+                default_root_dir=folder,
                 callbacks=[progress, clock],
                 enable_progress_bar=False,
-                enable_checkpointing=False,
+                checkpoint_every=checkpoint_every,
             )
             if strategy in scales:
                 loop = ValidationGuidedLoop(
                     guide_dataloader=DataLoader(guide, guide_batch_size), scale=strategy, max_scale=max_scale
                 )
                 trainer.fit_loop.replace(epoch_loop=loop)
-            trainer.fit(model, datamodule=study)
+            trainer.fit(model, datamodule=study, ckpt_path=run.ckpt_path(folder))
             row = {"strategy": strategy, "seed": study_seed, "steps": trainer.global_step}
             seconds.append({**row, "seconds": clock.seconds})
             score = float(trainer.callback_metrics["val/accuracy"])

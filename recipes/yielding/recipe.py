@@ -19,8 +19,9 @@ FILES = {
     "report": "report.html",
     "images": "plots/samples.png",
     "grids": "samples",
-    "model": "checkpoints/last.ckpt",
+    "model": "checkpoints/model.ckpt",
 }
+EXTENDABLE = ("max_epochs", "turns")
 GRID = 100
 
 
@@ -40,6 +41,7 @@ def main(
     seed: int = 0,
     accelerator: str = "auto",
     devices: str = "auto",
+    checkpoint_every: str | None = None,
 ) -> None:
     """Train a GAN by YieldLoop, and measure what one forward pass of the generator a step saves.
 
@@ -57,7 +59,10 @@ def main(
         seed: of the data split, the weights, the noise and the order of batches.
         accelerator: auto, cpu, gpu ...
         devices: number of devices, or auto.
+        checkpoint_every: "30 seconds", "100 steps", "1 epoch"; default: about once a minute, and after every epoch.
     """
+    import pandas
+
     from torchloops import Trainer, YieldLoop
     from torchloops.report import EpochClock, SampleGrids, StudyProgress
     from torchloops.shipped import load_dataset
@@ -65,30 +70,43 @@ def main(
     data = load_dataset(dataset, data_dir, batch_size=batch_size, seed=seed, download=download)
     run.say(f"data   {dataset}: {len(data.train_dataset)} to train on, {len(data.test_dataset)} to compare with")
     device = {"accelerator": accelerator, "devices": int(devices) if devices.isdigit() else devices}
-    quiet = {"enable_progress_bar": False, "enable_checkpointing": False}
     options = {"latent": latent, "hidden": hidden, "learning_rate": lr}
 
     def new_trainer(**arguments: Any) -> "Trainer":
-        trainer = Trainer(**{**device, **quiet, **arguments})
+        trainer = Trainer(**device, enable_progress_bar=False, **arguments)
         trainer.fit_loop.epoch_loop.batch_loop.connect(optimizer_loop=YieldLoop())
         return trainer
 
     model = build_model(data, seed, **options)
     grids = SampleGrids(run.path / "samples", lambda module: generate(module, GRID, seed))
     with StudyProgress(run, total=max_epochs, unit="epoch") as progress:
-        trainer = new_trainer(max_epochs=max_epochs, default_root_dir=run.path, callbacks=[progress, grids])
-        trainer.fit(model, train_dataloaders=data.train_dataloader())
-    trainer.save_checkpoint(run.file("checkpoints", "last.ckpt"))
-    timings = []
-    for turn in range(turns):
+        trainer = new_trainer(
+            max_epochs=max_epochs,
+            default_root_dir=run.path,
+            callbacks=[progress, grids],
+            checkpoint_every=checkpoint_every,
+        )
+        trainer.fit(model, train_dataloaders=data.train_dataloader(), ckpt_path=run.ckpt_path(run.path))
+    trainer.save_checkpoint(run.file("checkpoints", "model.ckpt"), weights_only=True)
+    timings = read_timings(run)
+    for turn in range(len(timings) // 2, turns):
         for passes in (1, 2):
             clock = EpochClock()
-            timer = new_trainer(max_epochs=turn_epochs, logger=False, callbacks=[clock])
+            timer = new_trainer(max_epochs=turn_epochs, logger=False, callbacks=[clock], enable_checkpointing=False)
             module = build_model(data, seed, **options, reuse=passes == 1)
             timer.fit(module, train_dataloaders=data.train_dataloader())
             steps = timer.global_step // 2  # two optimizers, so two steps a batch
             timings.append({"turn": turn, "forward_passes": passes, "steps": steps, "seconds": clock.seconds})
-    write_results(run, data, model, grids.kept, timings, seed)
+        run.write_table("turns.csv", pandas.DataFrame(timings))
+    write_results(run, data, model, grids.kept, pandas.DataFrame(timings), seed)
+
+
+def read_timings(run: RunFolder) -> list[dict[str, Any]]:
+    """The turns that a resumed run has timed already."""
+    import pandas
+
+    file = run.path / "turns.csv"
+    return pandas.read_csv(file).to_dict("records") if run.resumed and file.is_file() else []
 
 
 def build_model(data: "ImageClassificationData", seed: int, **options: Any) -> "ImageGAN":
@@ -121,7 +139,7 @@ def write_results(
     data: "ImageClassificationData",
     model: "ImageGAN",
     kept: dict[int, Any],
-    timings: list[dict[str, Any]],
+    turns: "pandas.DataFrame",
     seed: int,
 ) -> None:
     """Write plots, tables and page; print what was measured, where things are and what to type next."""
@@ -132,7 +150,6 @@ def write_results(
     coverages, real = compare_with_test_images(data, model, seed)
     plot_samples_by_epoch(kept, run.file("plots", "samples.png"), real=to_picture(model, real[:10]))
     metrics = pandas.read_csv(run.path / "metrics.csv")
-    turns = pandas.DataFrame(timings)
     write_generation_report(run, metrics, coverages, turns)
     for row in coverages.to_dict("records"):
         run.say(f"       {row['images']} cover {100 * row['coverage']:.0f} % of the test images", result=True)

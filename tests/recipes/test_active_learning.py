@@ -4,11 +4,13 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas
 import pytest
 import yaml
+from recipe_runs import torchloops
 
 from torchloops.cli.recipes import find_recipe
 from torchloops.report import compare_with_expected
@@ -16,21 +18,10 @@ from torchloops.report import compare_with_expected
 RECIPE = find_recipe("active_learning")
 
 
-def torchloops(*words: str, cwd: Path) -> str:
-    """Run the command in ``cwd`` and return what it printed."""
-    result = subprocess.run(
-        [sys.executable, "-m", "torchloops", *words], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-@pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+@pytest.fixture
+def fast(fast_run: Callable[[str], tuple[Path, str]]) -> tuple[Path, str]:
     """The run folder of ``--fast``, and what it printed."""
-    place = tmp_path_factory.mktemp("fast")
-    printed = torchloops("run", "active_learning", "--fast", cwd=place)
-    return place / "runs" / "active_learning" / "001", printed
+    return fast_run("active_learning")
 
 
 def without_seconds(folder: Path) -> pandas.DataFrame:
@@ -52,7 +43,7 @@ def test_fast_run_leaves_everything_behind(fast):
         "queries.csv",
         "summary.json",
         "report.html",
-        "checkpoints/last.ckpt",
+        "checkpoints/model.ckpt",
         "plots/accuracy_vs_labels.png",
         "plots/queried_samples.png",
     } <= names
@@ -98,7 +89,7 @@ def test_the_saved_model_gives_the_last_test_accuracy(fast):
     from torchloops.shipped import load_dataset
 
     folder, _ = fast
-    model = ImageClassifier.load_from_checkpoint(folder / "checkpoints" / "last.ckpt")
+    model = ImageClassifier.load_from_checkpoint(folder / "checkpoints" / "model.ckpt")
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     [scores] = trainer.test(model, datamodule=load_dataset("digits"))
     rounds = pandas.read_csv(folder / "rounds.csv")

@@ -1,6 +1,7 @@
 """The recipe of cross-validation."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas
@@ -15,12 +16,10 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
 
 
-@pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+@pytest.fixture
+def fast(fast_run: Callable[[str], tuple[Path, str]]) -> tuple[Path, str]:
     """The run folder of ``--fast``, and what it printed."""
-    place = tmp_path_factory.mktemp("fast")
-    printed = torchloops("run", "kfold", "--fast", cwd=place)
-    return place / "runs" / "kfold" / "001", printed
+    return fast_run("kfold")
 
 
 def without_seconds(folder: Path) -> pandas.DataFrame:

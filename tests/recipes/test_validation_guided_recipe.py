@@ -1,6 +1,7 @@
 """The recipe of guided training on wrong labels."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas
@@ -16,12 +17,10 @@ RECIPE = find_recipe("validation_guided")
 STRATEGIES = ["plain", "guide only", "inverse", "reweight"]
 
 
-@pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+@pytest.fixture
+def fast(fast_run: Callable[[str], tuple[Path, str]]) -> tuple[Path, str]:
     """The run folder of ``--fast``, and what it printed."""
-    place = tmp_path_factory.mktemp("fast")
-    printed = torchloops("run", "validation_guided", "--fast", cwd=place)
-    return place / "runs" / "validation_guided" / "001", printed
+    return fast_run("validation_guided")
 
 
 def test_fast_run_leaves_everything_behind(fast):

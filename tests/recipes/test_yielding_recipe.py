@@ -1,6 +1,7 @@
 """The recipe of a GAN by a training step that yields."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -8,7 +9,7 @@ import pandas
 import pytest
 import torch
 from PIL import Image
-from recipe_runs import COMMON_FILES, check_options, files_in, torchloops
+from recipe_runs import COMMON_FILES, check_options, files_in
 
 from torchloops.cli.recipes import find_recipe
 from torchloops.report import compare_with_expected, forward_pass_table
@@ -17,17 +18,15 @@ from torchloops.vision import ImageGAN
 RECIPE = find_recipe("yielding")
 
 
-@pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+@pytest.fixture
+def fast(fast_run: Callable[[str], tuple[Path, str]]) -> tuple[Path, str]:
     """The run folder of ``--fast``, and what it printed."""
-    place = tmp_path_factory.mktemp("fast")
-    printed = torchloops("run", "yielding", "--fast", cwd=place)
-    return place / "runs" / "yielding" / "001", printed
+    return fast_run("yielding")
 
 
 def test_fast_run_leaves_everything_behind(fast):
     folder, _ = fast
-    own = {"plots/samples.png", "plots/losses.png", "turns.csv", "checkpoints/last.ckpt"}
+    own = {"plots/samples.png", "plots/losses.png", "turns.csv", "checkpoints/model.ckpt"}
     grids = {f"samples/epoch_{epoch:03d}.png" for epoch in range(15)}
     assert COMMON_FILES | own | grids <= files_in(folder)
     with Image.open(folder / "samples" / "epoch_014.png") as picture:
@@ -60,7 +59,7 @@ def test_turns_alternate(fast):
 
 def test_the_saved_model_generates_the_last_grid(fast):
     folder, _ = fast
-    model = ImageGAN.load_from_checkpoint(folder / "checkpoints" / "last.ckpt")
+    model = ImageGAN.load_from_checkpoint(folder / "checkpoints" / "model.ckpt")
     noise = torch.randn(100, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         first = model(noise)[0, 0]
