@@ -907,7 +907,8 @@ def test_inner_runs_are_fresh(start_over, make_trainer, tmp_path):
         folder = tmp_path / "rounds" / f"round_{index}"
         assert loop.runs[index].dir == folder
         assert (folder / "metrics.csv").is_file()
-        assert (folder / "checkpoints" / "last.ckpt").is_file()
+        assert not (folder / "checkpoints").exists()
+    assert (tmp_path / "rounds" / "checkpoints" / "last.ckpt").is_file()
     assert loop.runs[0].metrics["val/loss"] == loop.scores[0]["val/loss"]
     assert trainer.global_step == 0
 

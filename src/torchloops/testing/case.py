@@ -19,7 +19,7 @@ from torchloops.seeding import isolated_generators
 from torchloops.testing.parts import RecordingCallback, random_loader
 from torchloops.trainer import Trainer
 
-__all__ = ["SLOTS", "Case", "Outcome", "TinyData", "digest"]
+__all__ = ["SLOTS", "Broken", "Case", "Outcome", "TinyData", "digest"]
 
 SLOTS = {
     "fit_loop": "fit_loop",
@@ -36,6 +36,10 @@ SLOTS = {
 
 _ENTRIES = {"fit_loop": "fit", "validate_loop": "validate", "test_loop": "test", "predict_loop": "predict"}
 SEED = 7
+
+
+class Broken(Exception):
+    """A point of the contract does not hold; the message says why."""
 
 
 class TinyData(DataModule):
@@ -155,11 +159,15 @@ class Case:
         self._last = loop
         return loop
 
-    def trainer(self, loop: Loop) -> Trainer:
-        """A new Trainer with ``loop`` in its slot."""
+    def trainer(self, loop: Loop, **arguments: Any) -> Trainer:
+        """A new Trainer with ``loop`` in its slot.
+
+        Args:
+            arguments: of the Trainer, instead of quiet ones that write nothing.
+        """
         quiet = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False,
                  "enable_checkpointing": False, "callbacks": [_Watch()]}  # fmt: skip
-        trainer = Trainer(**{**quiet, **self._arguments})
+        trainer = Trainer(**{**quiet, **self._arguments, **arguments})
         *above, name = self.path.split(".")
         if above:
             parent: Any = trainer

@@ -9,9 +9,9 @@ from torch import nn
 
 from torchloops.errors import ConfigurationError, TorchloopsError, did_you_mean
 from torchloops.loops import Loop
-from torchloops.testing.case import SLOTS, Case, TinyData
+from torchloops.testing.case import SLOTS, Broken, Case, TinyData
 from torchloops.testing.parts import TinyClassifier
-from torchloops.testing.points import POINTS, Broken
+from torchloops.testing.points import POINTS
 
 __all__ = ["SLOTS", "ContractError", "check_loop"]
 
@@ -38,7 +38,7 @@ def check_loop(
     trainer_arguments: dict[str, Any] | None = None,
     leave_out: Iterable[str] = (),
 ) -> None:
-    """Check that a loop keeps what every loop of torchloops keeps. It takes about 20 short fits on the CPU.
+    """Check that a loop keeps what every loop of torchloops keeps. It takes about 40 short fits on the CPU.
 
     | point | what is checked |
     | --- | --- |
@@ -50,9 +50,11 @@ def check_loop(
     | "plain state" | ``state_dict`` loads with ``weights_only=True`` and comes back the same from a new loop |
     | "nests" | inside two inner runs (``trainer.isolated``) of an outer loop it trains alike |
     | "survives errors" | an error inside comes out, leaves no trace, and the next fit is as good as a first |
+    | "resumes" | stopped at every safe point and resumed in new objects, it ends as if it had not been stopped |
 
     Module and data are made anew for every fit. Where a fit changes the state of its data module (labels that were
-    asked for), the two inner runs of "nests" may differ. Stopping in the middle and resuming is not checked.
+    asked for), the two inner runs of "nests" may differ. A safe point is the end of a batch, of an epoch, or of an
+    iteration of the loop in ``fit_loop`` and of outer loops.
 
     Args:
         loop: a function without arguments that makes one (a class will do), or a loop, which is copied. One that

@@ -1,4 +1,4 @@
-"""The points of the contract, one function each: it raises `Broken` with the reason where the point does not hold."""
+"""The points of the contract, one function each: it raises `Broken` with the reason where one does not hold."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ import torch
 from torch import nn
 
 from torchloops.loops import Loop
-from torchloops.testing.case import SEED, Case, Outcome, digest, leaves_of, watch_of
+from torchloops.testing.case import SEED, Broken, Case, Outcome, digest, leaves_of, watch_of
+from torchloops.testing.resuming import check_resumes
 from torchloops.testing.spy import DOCUMENTED_ORDER, Spy, misplaced_end
 
-__all__ = ["POINTS", "Broken"]
-
-
-class Broken(Exception):
-    """A point does not hold; the message says why."""
+__all__ = ["POINTS"]
 
 
 def _trains(case: Case) -> None:
@@ -180,6 +177,7 @@ POINTS: dict[str, Callable[[Case], None]] = {
     "plain state": _plain_state,
     "nests": _nests,
     "survives errors": _survives_errors,
+    "resumes": check_resumes,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["collect_checkpoint", "find_checkpoint", "load_weights", "restore_checkpoint", "restore_module"]
 
+_log = logging.getLogger("torchloops")
 _LIGHTNING_VERSION = "2.6.0"  # the layout of the keys that Lightning's own readers look at
 
 
@@ -165,15 +167,17 @@ def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
         part.training = name not in modes["evaluating"]
 
 
-def warn_if_done(trainer: Lifecycle) -> None:
-    """Warn that a fit that was just restored has reached its limits already."""
+def say_if_done(trainer: Lifecycle) -> None:
+    """Say, by `logging`, that a fit that was just restored has reached its limits already."""
     state, fit_loop = trainer.state, trainer.fit_loop
     if "max_epochs" in dir(fit_loop) and fit_loop.done:
-        warnings.warn(
-            f"Nothing is left to do: the checkpoint is at epoch {state.current_epoch}, step {state.global_step}, and "
-            f"the limits are max_epochs={fit_loop.max_epochs}, max_steps={trainer.max_steps}. Raise them to go on.",
-            ResumeWarning,
-            stacklevel=4,
+        _log.warning(
+            "Nothing is left to train: the checkpoint is at epoch %d, step %d, and the limits are max_epochs=%d, "
+            "max_steps=%d. Raise them to go on.",
+            state.current_epoch,
+            state.global_step,
+            fit_loop.max_epochs,
+            trainer.max_steps,
         )
 
 

@@ -29,7 +29,7 @@ from torchloops.trainer.checkpoint import (
     find_checkpoint,
     load_weights,
     restore_checkpoint,
-    warn_if_done,
+    say_if_done,
 )
 from torchloops.trainer.checkpoint_file import previous_path, read_checkpoint, read_newest
 from torchloops.trainer.run import Run
@@ -160,7 +160,7 @@ class Lifecycle(Runs):
         self._resumed = restore_checkpoint(self, self._checkpoint)
         if not self._resumed:
             self._checkpoint = {}
-            warn_if_done(self)
+            say_if_done(self)
         return path
 
     def _evaluate(
