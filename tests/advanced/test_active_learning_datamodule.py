@@ -15,7 +15,7 @@ from torchloops.advanced.active_learning import (
 )
 from torchloops.advanced.active_learning.splits import draw_samples
 from torchloops.datamodule import DataModule
-from torchloops.errors import ConfigurationError, DataError
+from torchloops.errors import CheckpointError, ConfigurationError, DataError
 
 N = 60
 LABELS = [index % 3 for index in range(N)]
@@ -367,16 +367,35 @@ def test_state_survives_a_safe_load():
     file = io.BytesIO()
     torch.save(data.state_dict(), file)
     file.seek(0)
-    other = make(seed=9)
+    other = make()
     other.load_state_dict(torch.load(file, weights_only=True))
     assert (other.labelled_ids, other.val_ids, other.round) == (data.labelled_ids, data.val_ids, 1)
     assert other.labelled_map.records == data.labelled_map.records
     assert ids_in(other.train_dataloader()) == ids_in(data.train_dataloader())
 
 
-def test_state_of_another_data_set_is_refused():
-    with pytest.raises(DataError, match="60 samples"):
-        make(tensors(61)).load_state_dict(make().state_dict())
+def relabelled():
+    labels = torch.tensor(LABELS)
+    labels[-1] = 0
+    return TensorDataset(tensors().tensors[0], labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dataset": lambda: tensors(61)}, "number of samples was 60 and is 61"),
+        ({"dataset": relabelled}, "labels .hash. was"),
+        ({"seed": 9}, "seed was 0 and is 9"),
+        ({"query_size": 3}, "query_size was 1 and is 3"),
+        ({"val_split": 8}, "val_split was 9 and is 8"),
+        ({"heuristic": "entropy"}, "heuristic was {'type': 'BALD'} and is {'type': 'Entropy'}"),
+        ({"batch_size": 7}, "batch_size was"),
+    ],
+)
+def test_a_state_of_another_study_is_refused_by_name(settings, words):
+    arguments = {name: value() if name == "dataset" else value for name, value in settings.items()}
+    with pytest.raises(CheckpointError, match=words):
+        make(**arguments).load_state_dict(make().state_dict())
 
 
 # errors

@@ -380,7 +380,7 @@ def test_some_folds_now_and_the_missing_ones_later(tmp_path):
     assert json.loads((out / "summary.json").read_text())["missing_folds"] == [1]
     for again in (None, [1, 2]):
         with pytest.raises(ConfigurationError, match=r"folds=\[1\] to add the missing ones"):
-            cross_validate(tmp_path, loop=KFoldLoop(3, out, folds=again))
+            cross_validate(tmp_path, data=Data(), loop=KFoldLoop(3, out, folds=again))
     rest, _, _ = cross_validate(tmp_path, data=Data(), loop=KFoldLoop(3, out, folds=[1]))
     assert rest.missing_folds == []
     assert same_results(rest, whole)

@@ -17,6 +17,7 @@ from torchloops.advanced.active_learning.seeds import generator_for
 from torchloops.advanced.active_learning.sources import Source, is_random, source_of
 from torchloops.advanced.active_learning.splits import draw_samples
 from torchloops.advanced.active_learning.truth import MaskedTruth
+from torchloops.advanced.describing import check_same, describe, fingerprint
 from torchloops.datamodule import DataModule
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.hooks import is_overridden
@@ -229,7 +230,7 @@ class ActiveLearningDataModule(DataModule):
         ``labelled``, which must be a data module.
         """
         study = copy.copy(self)
-        for name in ("source", "truth", "labelled_map", "num_classes"):
+        for name in ("source", "truth", "labelled_map", "num_classes", "description"):
             study.__dict__.pop(name, None)
         study.labelled, study.pool_dataset, study.test_dataset = labelled, None, None
         study.round, study._stages, study._warned = 0, set(), False
@@ -286,20 +287,53 @@ class ActiveLearningDataModule(DataModule):
 
     # state
 
+    @property
+    def fixed_settings(self) -> dict[str, Any]:
+        """Settings that must be the same when a study is resumed, by name, as plain data."""
+        names = ("seed", "initial_num_labels", "query_size", "val_split", "stratify")
+        batches = {"batch_size": self.source.batch_size, "pool_batch_size": self._pool_batch}
+        return {name: getattr(self, name) for name in names} | {"heuristic": describe(self.heuristic)} | batches
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What identifies the training data: its size, and a hash of all labels where they may be looked at.
+
+        That is where draws are stratified, and no input is read for a label.
+        """
+        size = len(self.source.train)
+        known = self.stratify and not self.truth.reads_inputs
+        return {"number of samples": size, "labels (hash)": fingerprint(self.truth(range(size))) if known else None}
+
     def state_dict(self) -> dict[str, Any]:
-        """The labelled map and the round, as plain data."""
-        return {"labelled_map": self.labelled_map.state_dict(), "round": self.round, "seed": self.seed}
+        """The labelled map and the round, with what they belong to, as plain data."""
+        return {
+            "labelled_map": self.labelled_map.state_dict(), "round": self.round,
+            "settings": self.fixed_settings, "data": self.description,
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned.
 
         Raises:
-            DataError: the state is of a data set of another size.
+            CheckpointError: the state is of other data, or of a study with other settings.
         """
+        settings = state_dict.get("settings", state_dict)  # format 1 had the seed beside the rest
+        check_same("The study's data module", settings, self.fixed_settings)
+        check_same("The training data of the study", state_dict.get("data", {}), self.description)
         labelled = LabelledMap(len(self.source.train))
         labelled.load_state_dict(state_dict["labelled_map"])
+        self._check_labels(labelled)
         self.__dict__["labelled_map"] = labelled
-        self.round, self.seed = state_dict["round"], state_dict["seed"]
+        self.round = state_dict["round"]
+
+    def _check_labels(self, labelled: LabelledMap) -> None:
+        """Refuse data whose labels are no longer those that were given, as far as that shows without reading inputs."""
+        if self.truth.reads_inputs:
+            return
+        records = [record for record in labelled.records if record.source in ("initial", "truth")]
+        now = self.truth([record.sample_id for record in records])
+        saved = {f"the label of sample {record.sample_id}": record.label for record in records}
+        check_same("The training data of the study", saved, dict(zip(saved, now, strict=True)))
 
     # draws
 

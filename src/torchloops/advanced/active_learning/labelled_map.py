@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from torchloops.advanced.active_learning.baal_import import import_baal
 from torchloops.errors import ConfigurationError, DataError
 
-__all__ = ["LabelRecord", "LabelledMap"]
+__all__ = ["LabelRecord", "LabelledMap", "records_from_state", "records_to_state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,21 @@ class LabelRecord:
     prediction: int | None = None
     label: int | None = None
     seconds: float = 0.0
+
+
+def records_to_state(records: Iterable[LabelRecord]) -> dict[str, list[Any]]:
+    """Records as plain data, a list a field."""
+    names = [entry.name for entry in fields(LabelRecord)]
+    columns = [list(column) for column in zip(*map(astuple, records), strict=True)] or [[] for _ in names]
+    return dict(zip(names, columns, strict=True))
+
+
+def records_from_state(state: dict[str, list[Any]] | list[dict[str, Any]]) -> list[LabelRecord]:
+    """The records that `records_to_state` described; a list of dicts, as in format 1, is read too."""
+    if isinstance(state, list):
+        return [LabelRecord(**record) for record in state]
+    rows = zip(*state.values(), strict=True)
+    return [LabelRecord(**dict(zip(state, row, strict=True))) for row in rows]
 
 
 class LabelledMap:
@@ -171,7 +186,7 @@ class LabelledMap:
         return {
             "num_samples": self.num_samples,
             "excluded": sorted(self.excluded),
-            "records": [asdict(record) for record in self._records.values()],
+            "records": records_to_state(self._records.values()),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -186,7 +201,7 @@ class LabelledMap:
                 f"{self.num_samples}. Use the data the run was started with."
             )
         self.excluded = frozenset(state_dict["excluded"])
-        self._records = {record["sample_id"]: LabelRecord(**record) for record in state_dict["records"]}
+        self._records = {record.sample_id: record for record in records_from_state(state_dict["records"])}
         self._pool = None
 
     def to_baal(self, dataset: Any) -> Any:

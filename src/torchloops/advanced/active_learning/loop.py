@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from torchloops.advanced.active_learning.datamodule import ActiveLearningDataModule
-from torchloops.advanced.active_learning.labelled_map import LabelRecord
-from torchloops.advanced.active_learning.querying import PoolQuery
+from torchloops.advanced.active_learning.labelled_map import LabelRecord, records_from_state, records_to_state
+from torchloops.advanced.active_learning.querying import PoolQuery, Query
 from torchloops.advanced.active_learning.records import new_round, note_query, queries_table, rounds_table
+from torchloops.advanced.outer import OuterLoop
 from torchloops.errors import ConfigurationError
-from torchloops.loops.loop import Loop
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ActiveLearningLoop"]
 
 
-class ActiveLearningLoop(Loop):
+class ActiveLearningLoop(OuterLoop):
     """Train on the labelled samples, score the pool, label the best of it, and train again.
 
     Use it where inputs are many and labels cost: it needs an `ActiveLearningDataModule`, and takes as many
@@ -78,8 +78,8 @@ class ActiveLearningLoop(Loop):
         Lightning Flash's ``ActiveLearningLoop``.
     """
 
-    fit_loop: Loop
     result_tables = ("rounds", "queries")
+    fixed_settings = ("inference_iteration", "should_reset_weights")
 
     def __init__(
         self,
@@ -106,11 +106,8 @@ class ActiveLearningLoop(Loop):
         self._start: Any = None
         self._rows: list[dict[str, Any]] = []
         self._records: list[LabelRecord] = []
+        self._query: Query | None = None
         self._saved: dict[str, Any] | None = None
-
-    def connect(self, fit_loop: Loop | None = None, **loops: Loop) -> None:
-        """Attach the loop that trains a round: ``loop.connect(trainer.fit_loop)``."""
-        super().connect(**loops if fit_loop is None else {"fit_loop": fit_loop, **loops})
 
     @property
     def rounds(self) -> pd.DataFrame:
@@ -147,39 +144,36 @@ class ActiveLearningLoop(Loop):
         spent = self.budget is not None and data.n_labelled >= self.budget
         return spent or data.n_pool == 0 or (limit is not None and len(self._rows) >= limit)
 
-    def reset(self) -> None:
-        if not self.restarting:
-            self._rows, self._start = [], None
+    def start_over(self) -> None:
+        self._rows, self._start, self._query = [], None, None
 
     def on_run_start(self) -> None:
-        if "fit_loop" not in vars(self):
-            raise ConfigurationError("ActiveLearningLoop trains nothing yet. Call loop.connect(trainer.fit_loop).")
-        if self._saved is not None:
-            self.datamodule.load_state_dict(self._saved)
-            self._saved = None
+        self.check_connected()
+        saved, self._saved = self._saved, None
+        if saved is not None and self.restarting:
+            self.datamodule.load_state_dict(saved)
         self._pool_query.check()
         self._records = self.datamodule.labelled_map.records
         if self._start is None:
             self._start = self.trainer.snapshot()
 
-    def on_advance_start(self) -> None:
-        if self.restarting:
-            self.fit_loop.restarting = False  # a round that was cut is trained again from its beginning
-
     def advance(self) -> None:
         if self._rows and self._rows[-1]["n_queried"] == 0:
-            self._query(self._rows[-1])
+            self._ask()
         data, trainer = self.datamodule, self.trainer
         index, start = data.round, perf_counter()
         fresh = self._start if self.should_reset_weights else None
         with trainer.isolated(f"round_{index}", start=fresh) as run:
-            run.state.limits.max_epochs = self._epochs_per_round or trainer.max_epochs
+            run.state.limits.max_epochs = self.fit_limits["max_epochs"]
             if data.n_labelled:
-                self.fit_loop.run()
-            tested = trainer.evaluate("test")
+                run.once("fit", self._train)
+            tested = run.once("test", lambda: trainer.evaluate("test"))
             metrics = {name: float(value) for name, value in (run.metrics | tested).items()}
         row = new_round(index, data.n_labelled, data.n_pool, run.epochs, perf_counter() - start, metrics)
         self._rows.append(row)
+
+    def _train(self) -> None:
+        self.fit_loop.run()
 
     def on_advance_end(self) -> None:
         self.trainer.call_hook("on_round_end", dict(self._rows[-1]))
@@ -198,9 +192,14 @@ class ActiveLearningLoop(Loop):
         return None if limit is None or limit < 0 else limit
 
     @property
-    def _epochs_per_round(self) -> int | None:
-        """Epochs of one round; None: the Trainer's limits hold for each."""
-        return self.label_epoch_frequency or (1 if self._counts_rounds_by_epochs else None)
+    def limits(self) -> dict[str, Any]:
+        return {"max_rounds": self.max_rounds, "budget": self.budget}
+
+    @property
+    def fit_limits(self) -> dict[str, Any]:
+        limits = super().fit_limits
+        own = self.label_epoch_frequency or (1 if self._counts_rounds_by_epochs else None)
+        return limits if own is None else {**limits, "max_epochs": own}
 
     # asking
 
@@ -208,14 +207,23 @@ class ActiveLearningLoop(Loop):
     def _pool_query(self) -> PoolQuery:
         return PoolQuery(self.trainer, self.datamodule, self.inference_iteration, self.to_probabilities)
 
-    def _query(self, row: dict[str, Any]) -> None:
-        start, query = perf_counter(), self._pool_query
-        pool = query.score()
-        best = query.best(pool, self.budget)
-        seconds = perf_counter() - start
-        seconds_label = self.datamodule.label(best)
+    def _ask(self) -> None:
+        """Score the pool, then have the best of it labelled; saved after each, so that neither is done twice."""
+        trainer = self.trainer
+        if self._query is None:
+            with trainer.indivisible():
+                self._query = self._pool_query.ask(self.budget)
+            self._save()
+        query, row = self._query, dict(self._rows[-1])
+        seconds_label = self.datamodule.label(query.best)
+        note_query(row, query, seconds_label)
+        self._rows[-1], self._query = row, None
         self._records = self.datamodule.labelled_map.records
-        note_query(row, pool, len(best.sample_ids), seconds, seconds_label)
+        self._save()
+
+    def _save(self) -> None:
+        self.trainer.keeper.ask()
+        self.trainer.safe_point()
 
     # state
 
@@ -225,12 +233,19 @@ class ActiveLearningLoop(Loop):
             "rows": [dict(row) for row in self._rows],
             "start": None if self._start is None else self._start.state_dict(),
             "data": self.datamodule.state_dict() if attached else self._saved,
+            "records": None if attached else records_to_state(self._records),
+            "query": None if self._query is None else self._query.state_dict(),
+            "limits": self.limits_state(),
         }
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         from torchloops.trainer.snapshot import Snapshot
 
+        self.check_limits(state_dict.get("limits", {}))
         self._rows = [dict(row) for row in state_dict["rows"]]
-        start = state_dict["start"]
+        start, query = state_dict["start"], state_dict.get("query")
         self._start = None if start is None else Snapshot.from_state_dict(start)
+        self._query = None if query is None else Query.from_state_dict(query)
         self._saved = state_dict["data"]
+        records = state_dict.get("records") or (self._saved or {}).get("labelled_map", {}).get("records", [])
+        self._records = records_from_state(records)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -10,12 +12,37 @@ from torch import Tensor
 from torchloops.advanced.active_learning.datamodule import ActiveLearningDataModule
 from torchloops.advanced.active_learning.heuristics import Random
 from torchloops.advanced.active_learning.scoring import PoolScores, check_draws_differ, score_ids, score_pool
-from torchloops.advanced.active_learning.seeds import derive_seed
+from torchloops.seeding import derive_seed
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
 
-__all__ = ["PoolQuery"]
+__all__ = ["PoolQuery", "Query"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a look at the pool asks for, before anybody has answered.
+
+    Args:
+        best: the samples to label, first asked first.
+        score_mean, score_std: over the whole pool.
+        seconds: that scoring took.
+    """
+
+    best: PoolScores
+    score_mean: float
+    score_std: float
+    seconds: float
+
+    def state_dict(self) -> dict[str, Any]:
+        """The query as plain data."""
+        return {**vars(self), "best": dict(vars(self.best))}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Query:
+        """The query that `state_dict` described."""
+        return cls(**{**state, "best": PoolScores(**state["best"])})
 
 
 class PoolQuery:
@@ -51,6 +78,14 @@ class PoolQuery:
             ConfigurationError: two draws never differ.
         """
         check_draws_differ(self.trainer.module, self.data.pool_dataloader(), self.data.heuristic, **self._forward)
+
+    def ask(self, budget: int | None) -> Query:
+        """Score the pool and choose what to ask for, within the budget."""
+        start = perf_counter()
+        pool = self.score()
+        best = self.best(pool, budget)
+        mean, std = float(pool.scores.mean()), float(pool.scores.std(correction=0))
+        return Query(best, mean, std, perf_counter() - start)
 
     def score(self) -> PoolScores:
         """Scores of the whole pool; random ones where nothing has been trained or the heuristic asks no model."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from torchloops.advanced.active_learning.labelled_map import LabelRecord
-from torchloops.advanced.active_learning.scoring import PoolScores
+from torchloops.advanced.active_learning.querying import Query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +31,11 @@ def new_round(
     return row | {name: float(value) for name, value in metrics.items()}
 
 
-def note_query(row: dict[str, Any], pool: PoolScores, asked: int, seconds_query: float, seconds_label: float) -> None:
+def note_query(row: dict[str, Any], query: Query, seconds_label: float) -> None:
     """Add to a round's row what was asked at its end."""
-    row["n_queried"] = asked
-    row["score_mean"] = float(pool.scores.mean())
-    row["score_std"] = float(pool.scores.std(correction=0))
-    row["seconds_query"] = seconds_query
-    row["seconds_label"] = seconds_label
+    row["n_queried"] = len(query.best.sample_ids)
+    row["score_mean"], row["score_std"] = query.score_mean, query.score_std
+    row["seconds_query"], row["seconds_label"] = query.seconds, seconds_label
 
 
 def rounds_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:

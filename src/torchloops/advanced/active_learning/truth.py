@@ -33,9 +33,18 @@ class MaskedTruth:
 
     def __call__(self, sample_ids: Sequence[int]) -> list[int | None]:
         """Labels of these samples as class indices; None where a label is no single whole number."""
+        read = self._find_reader()
+        return [as_class(read(sample_id)) for sample_id in sample_ids]
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether a label can be read only together with its input."""
+        return self._find_reader() == self._from_item
+
+    def _find_reader(self) -> Callable[[int], Any]:
         if self._read is None:
             self._read = _reader(self.dataset) or _sequence_reader(self.targets) or self._from_item
-        return [as_class(self._read(sample_id)) for sample_id in sample_ids]
+        return self._read
 
     def all_classes(self, sample_ids: Sequence[int], needed_for: str) -> list[int]:
         """Classes of these samples, for a purpose that needs them.

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchloops.advanced.kfold.ensemble import check_ensemble
 from torchloops.advanced.kfold.splitters import SPLITTERS
-from torchloops.errors import ConfigurationError, did_you_mean
+from torchloops.errors import CheckpointError, ConfigurationError, DataError, did_you_mean
 
-__all__ = ["OptimisticScoreWarning", "UnusedValidationDataWarning", "check_arguments", "check_folds", "check_free"]
+if TYPE_CHECKING:
+    from torchloops.advanced.kfold.records import FoldResult
+
+__all__ = [
+    "OptimisticScoreWarning",
+    "UnusedValidationDataWarning",
+    "check_arguments",
+    "check_folds",
+    "check_free",
+    "check_new",
+]
 
 
 class OptimisticScoreWarning(UserWarning):
@@ -59,11 +70,17 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_folds(folds: Sequence[int] | None, count: int) -> list[int]:
+def check_folds(folds: Sequence[int] | None, count: int, unfinished: int | None = None) -> list[int]:
     """The folds to run, ascending; all of them where none are named.
+
+    Args:
+        folds: those named.
+        count: how many there are.
+        unfinished: the one that a run goes on with.
 
     Raises:
         ConfigurationError: none at all, one that does not exist, or one named twice.
+        CheckpointError: the unfinished one is not named.
     """
     if folds is None:
         return list(range(count))
@@ -72,6 +89,10 @@ def check_folds(folds: Sequence[int] | None, count: int) -> list[int]:
         raise ConfigurationError(
             f"folds={list(folds)} must name folds from 0 to {count - 1}, each once"
             + (f"; {wrong[0]!r} is none of them." if wrong else ".")
+        )
+    if unfinished is not None and unfinished not in folds:
+        raise CheckpointError(
+            f"The checkpoint was taken inside fold {unfinished}, and folds={list(folds)} leaves it out. Name it too."
         )
     return sorted(folds)
 
@@ -91,3 +112,31 @@ def check_free(path: Any, finished: Sequence[int], to_run: Sequence[int], count:
         "run, which are never replaced. Give another export_path"
         + (f", or folds={missing} to add the missing ones." if missing else "; no fold is missing there.")
     )
+
+
+def check_new(result: FoldResult, finished: Sequence[FoldResult]) -> None:
+    """Refuse a sample that an earlier fold has predicted, and say so where a score is optimistic.
+
+    Raises:
+        DataError: a sample is predicted twice in one repeat.
+    """
+    known = {
+        sample: other.fold
+        for other in finished
+        if other.row["repeat"] == result.row["repeat"] and other.fold != result.fold
+        for sample in other.sample_ids
+    }
+    twice = [sample for sample in result.sample_ids if sample in known]
+    if twice:
+        raise DataError(
+            f"Sample {twice[0]} is predicted twice, by folds {known[twice[0]]} and {result.fold} ({len(twice)} "
+            "such samples). Expected each in one held-out part at most; correct setup_folds of the data module."
+        )
+    if result.row["optimistic"] and not any(other.row["optimistic"] for other in finished):
+        warnings.warn(
+            f"Fold {result.fold} was stopped, or its learning rate set, by values on the samples that it is scored "
+            "on, so its score is optimistic (column `optimistic`). Give inner_split=0.1: the fold then watches a "
+            "part of its training samples.",
+            OptimisticScoreWarning,
+            stacklevel=2,
+        )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from torchloops.advanced.describing import fingerprint
 from torchloops.advanced.kfold.fold_data import FoldData, Stand
 from torchloops.advanced.kfold.inner_split import draw_inner_split
 from torchloops.advanced.kfold.labels import known_values, read_targets
@@ -145,6 +146,16 @@ class KFoldDataModule(Stand):
         found = self.targets
         assert found is not None
         return found
+
+    def describe(self) -> dict[str, Any]:
+        """What must be the same when a cross-validation is resumed, by name, as plain data."""
+        source, found = self.source, {"labels (hash)": self.targets, "groups (hash)": self.groups}
+        return {
+            "number of samples": self.n_samples, "batch_size": source.batch_size,
+            "shuffle": source.shuffle, "drop_last": source.drop_last,
+            **{name: None if values is None else fingerprint(values) for name, values in found.items()},
+            "sampling weights (hash)": None if source.weights is None else fingerprint(source.weights),
+        }  # fmt: skip
 
     @property
     def num_classes(self) -> int:

@@ -16,12 +16,23 @@ from torchloops.advanced.kfold.splits import Splits
 from torchloops.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
-    from torchloops.trainer import Trainer
+    from torchloops.advanced.kfold.loop import KFoldLoop
 
-__all__ = ["KFoldFolder"]
+__all__ = ["KFoldFolder", "find_folder"]
 
 _RESULT = "result.ckpt"
 _KEY = "kfold"
+
+
+def find_folder(export_path: str | Path | None, run: Any) -> KFoldFolder | None:
+    """The folder of results; the folds' runs write below it too."""
+    if export_path is None:
+        return None
+    path = Path(export_path).expanduser()
+    if run.name:
+        return KFoldFolder(run.dir / path.name)
+    run.dir = path
+    return KFoldFolder(path)
 
 
 class KFoldFolder:
@@ -74,46 +85,37 @@ class KFoldFolder:
         found = [path.parent.name.removeprefix("fold_") for path in self.path.glob(f"fold_*/{_RESULT}")]
         return sorted(int(name) for name in found if name.isdigit())
 
-    def read_results(self, splits: Splits | None, start: str) -> list[FoldResult]:
-        """Results of finished folds.
-
-        Args:
-            splits: those of this run.
-            start: hash of the initial weights of this run.
+    def read_results(self, loop: KFoldLoop) -> dict[int, FoldResult]:
+        """Results of finished folds, by fold.
 
         Raises:
-            ConfigurationError: they are of another run: other splits or other initial weights.
+            ConfigurationError: they are of another run than that of ``loop``; it names what differs.
         """
         from torchloops.trainer.checkpoint_file import read_checkpoint
 
-        results = []
+        now = _origin(loop)
+        results = {}
         for fold in self.finished_folds():
-            file = self.path / f"fold_{fold}" / _RESULT
-            checkpoint = read_checkpoint(file)
+            checkpoint = read_checkpoint(self.path / f"fold_{fold}" / _RESULT)
             state = checkpoint[_KEY]
-            other = []
-            if splits is not None and state["splits"] != splits.hash:
-                other.append("other splits")
-            if state["start"] != start:
-                other.append(f"another initial model (weights {state['start']}, now {start})")
-            if other:
+            if other := _differences(state, now):
                 raise ConfigurationError(
-                    f"{self.path} belongs to another run: {file.parent.name} was made with {' and '.join(other)}. "
-                    "Give another export_path, or start from the same seed, model and splits to add folds."
+                    f"{self.path} belongs to another run: fold_{fold} was made with {' and '.join(other)}. Give "
+                    "another export_path, or start from the same seed, model, data and settings to add folds."
                 )
-            results.append(FoldResult.from_state_dict({**state["result"], "weights": checkpoint["state_dict"]}))
+            results[fold] = FoldResult.from_state_dict({**state["result"], "weights": checkpoint["state_dict"]})
         return results
 
-    def write_fold(self, trainer: Trainer, result: FoldResult, splits: Splits | None, start: str) -> None:
+    def write_fold(self, loop: KFoldLoop, result: FoldResult) -> None:
         """Write a fold's result and weights: a checkpoint that ``load_from_checkpoint`` of the module reads."""
         from torchloops.trainer.checkpoint import collect_checkpoint
         from torchloops.trainer.checkpoint_file import write_checkpoint
 
-        checkpoint = collect_checkpoint(trainer, weights_only=True)
+        checkpoint = collect_checkpoint(loop.trainer, weights_only=True)
         state = {name: value for name, value in result.state_dict().items() if name != "weights"}
         checkpoint["state_dict"] = result.weights
         checkpoint["epoch"], checkpoint["global_step"] = result.row["epochs"], result.row["steps"]
-        checkpoint[_KEY] = {"result": state, "splits": splits.hash if splits else None, "start": start}
+        checkpoint[_KEY] = {"result": state, **_origin(loop)}
         folder = self.path / f"fold_{result.fold}"
         write_checkpoint(checkpoint, folder / _RESULT)
         _write_table(folder / "oof_predictions.csv", oof_table([result]))
@@ -140,6 +142,24 @@ class KFoldFolder:
         }
         text = json.dumps({"metrics": metrics, **state}, indent=2)
         _write(self.path / "summary.json", text + "\n")
+
+
+def _origin(loop: KFoldLoop) -> dict[str, Any]:
+    """What the results of a run depend on."""
+    splits, start = loop.splits, loop.start
+    return {"splits": splits.hash if splits else None, "start": start.hash, "settings": loop.settings}
+
+
+def _differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two origins, in words."""
+    other = []
+    if now["splits"] is not None and saved["splits"] != now["splits"]:
+        other.append("other splits")
+    if saved["start"] != now["start"]:
+        other.append(f"another initial model (weights {saved['start']}, now {now['start']})")
+    before, settings = saved.get("settings", {}), now["settings"]
+    changed = [name for name in before if name in settings and before[name] != settings[name]]
+    return other + [f"{name} {before[name]!r} (now {settings[name]!r})" for name in changed]
 
 
 def _number(value: Any) -> Any:

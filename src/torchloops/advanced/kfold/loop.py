@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from torchloops.advanced.describing import check_same, describe
 from torchloops.advanced.kfold.best import find_monitor
-from torchloops.advanced.kfold.checks import OptimisticScoreWarning, check_arguments, check_folds, check_free
+from torchloops.advanced.kfold.checks import check_arguments, check_folds, check_free, check_new
 from torchloops.advanced.kfold.ensemble import build_ensemble
 from torchloops.advanced.kfold.ensemble_scores import score_ensemble
-from torchloops.advanced.kfold.export import KFoldFolder
+from torchloops.advanced.kfold.export import KFoldFolder, find_folder
 from torchloops.advanced.kfold.fold_run import FoldPlan, run_final, run_fold
 from torchloops.advanced.kfold.parallel import number_of_jobs, run_in_parallel
-from torchloops.advanced.kfold.preparing import find_data, find_splits
+from torchloops.advanced.kfold.preparing import find_data, find_splits, settings_of
 from torchloops.advanced.kfold.records import FoldResult, folds_table, inner_tables, oof_table, summary_table
 from torchloops.advanced.kfold.splits import Splits
-from torchloops.errors import ConfigurationError, DataError
-from torchloops.loops.loop import Loop
+from torchloops.advanced.kfold.state import KFoldState
+from torchloops.advanced.outer import OuterLoop
+from torchloops.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["KFoldLoop"]
 
 
-class KFoldLoop(Loop):
+class KFoldLoop(OuterLoop):
     """Train one fresh model a fold, score each on the samples it has not seen, and put the scores together.
 
     Use it to say how well a way of training works on data of this size. It costs as many fits as there are folds
@@ -107,8 +110,11 @@ class KFoldLoop(Loop):
         Lightning's KFold example; Nadeau and Bengio 2003, "Inference for the Generalization Error".
     """
 
-    fit_loop: Loop
     result_tables = ("folds", "oof")
+    fixed_settings = (
+        "num_repeats", "seed", "new_weights", "checkpoint", "inner_split", "monitor", "mode", "test_each_fold",
+        "threads",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -150,11 +156,7 @@ class KFoldLoop(Loop):
         self.n_jobs = n_jobs
         self.threads = threads
         check_arguments(self)
-        self.splits: Splits | None = None
-        self.ensemble_scores: dict[str, float] = {}
-        self._results: dict[int, FoldResult] = {}
-        self._start: Any = None
-        self._count = 0
+        self._state = KFoldState()
         self._to_run: list[int] = []
         self._module: nn.Module | None = None
         self._data: Any = None
@@ -163,16 +165,22 @@ class KFoldLoop(Loop):
         self._folder: KFoldFolder | None = None
         self._elsewhere: Iterator[FoldResult] | None = None
 
-    def connect(self, fit_loop: Loop | None = None, **loops: Loop) -> None:
-        """Attach the loop that trains a fold: ``loop.connect(trainer.fit_loop)``."""
-        super().connect(**loops if fit_loop is None else {"fit_loop": fit_loop, **loops})
-
     # results
 
     @property
     def results(self) -> list[FoldResult]:
         """What the finished folds left behind, by fold."""
-        return [self._results[fold] for fold in sorted(self._results)]
+        return [self._state.results[fold] for fold in sorted(self._state.results)]
+
+    @property
+    def splits(self) -> Splits | None:
+        """The folds of the last run; None before it, and where the data module makes them."""
+        return self._state.splits
+
+    @property
+    def ensemble_scores(self) -> dict[str, float]:
+        """Scores of the ensemble on the test set, by name; empty where it was not tested."""
+        return self._state.ensemble_scores
 
     @property
     def folds(self) -> pd.DataFrame:
@@ -197,7 +205,7 @@ class KFoldLoop(Loop):
     @property
     def missing_folds(self) -> list[int]:
         """Folds without a result."""
-        return [fold for fold in range(self._count) if fold not in self._results]
+        return self._state.missing
 
     def ensemble(self, kind: str = "soft") -> nn.Module:
         """The folds' models as one new module, in evaluation mode.
@@ -210,7 +218,7 @@ class KFoldLoop(Loop):
         Raises:
             ConfigurationError: no fold is finished, or ``kind`` does not fit.
         """
-        if not self._results or self._module is None:
+        if not self._state.results or self._module is None:
             raise ConfigurationError("There is no ensemble before a fold is finished. Call trainer.fit first.")
         kinds = [result.kind for result in self.results if result.kind]
         return build_ensemble(self._module, [r.weights for r in self.results], kind, kinds[0] if kinds else "logits")
@@ -219,47 +227,50 @@ class KFoldLoop(Loop):
 
     @property
     def done(self) -> bool:
-        return all(fold in self._results for fold in self._to_run)
+        return all(fold in self._state.results for fold in self._to_run)
 
-    def reset(self) -> None:
-        if not self.restarting:
-            self._results, self._start, self.ensemble_scores = {}, None, {}
+    def start_over(self) -> None:
+        self._state = KFoldState()
 
     def on_run_start(self) -> None:
-        if "fit_loop" not in vars(self):
-            raise ConfigurationError("KFoldLoop trains nothing yet. Call loop.connect(trainer.fit_loop).")
-        trainer = self.trainer
-        self._module, self._folder = trainer.module, self._find_folder()
+        self.check_connected()
+        trainer, state = self.trainer, self._state
+        self._module, self._folder = trainer.module, find_folder(self.export_path, trainer.run)
         self._data = find_data(trainer)
-        before = self.splits if self.restarting else None
-        self.splits, self._count = find_splits(self, self._data, self._folder)
-        if before is not None and self.splits is not None and before.hash != self.splits.hash:
-            raise ConfigurationError("The run to resume had other splits. Resume it with its data and arguments.")
-        self._to_run = check_folds(self._folds, self._count)
-        self._start = self._start or trainer.snapshot()
+        find_splits(self, self._data, self._folder, state)
+        self._to_run = check_folds(self._folds, state.count, state.unfinished)
+        state.start = state.start or trainer.snapshot()
         self._take_finished()
         self._fold_plan = self._make_plan()
-        left = [fold for fold in self._to_run if fold not in self._results]
-        jobs = min(number_of_jobs(self.n_jobs), len(left))
-        if jobs > 1:
-            folds = [(fold, self._repeat(fold)) for fold in left]
-            self._elsewhere = run_in_parallel(trainer, self.fit_loop, self._data, self._fold_plan, folds, jobs)
-
-    def on_advance_start(self) -> None:
-        if self.restarting and "fit_loop" not in vars(self.fit_loop):
-            self.fit_loop.restarting = False  # a fold that was cut is trained again from its beginning
+        self._send_elsewhere()
 
     def advance(self) -> None:
-        if self._elsewhere is not None:
-            result = next(self._elsewhere, None)
+        state = self._state
+        fold = self._next_fold if state.unfinished is None else state.unfinished
+        if self._elsewhere is not None and state.unfinished is None:
+            self._wait_for(fold)
+        if fold in state.arrived:
+            result = state.arrived.pop(fold)
+        else:
+            state.unfinished = fold
+            result = run_fold(self.trainer, self.fit_loop, self._data, self._fold_plan, fold, self._repeat(fold))
+            state.unfinished = None
+        check_new(result, self.results)
+        state.add(result)
+        self._current = result
+
+    @property
+    def _next_fold(self) -> int:
+        return next(fold for fold in self._to_run if fold not in self._state.results)
+
+    def _wait_for(self, fold: int) -> None:
+        """Take in folds that run elsewhere, in the order in which they end, until this one is there."""
+        while fold not in self._state.arrived:
+            with self.trainer.indivisible():  # which saves those that are there, and lets a signal interrupt at once
+                result = next(self._elsewhere, None) if self._elsewhere is not None else None
             if result is None:
                 raise ConfigurationError("joblib returned fewer folds than were sent to it.")
-        else:
-            fold = next(fold for fold in self._to_run if fold not in self._results)
-            result = run_fold(self.trainer, self.fit_loop, self._data, self._fold_plan, fold, self._repeat(fold))
-        self._check_new(result)
-        self._results[result.fold] = result
-        self._current = result
+            self._state.arrived[result.fold] = result
 
     def on_advance_end(self) -> None:
         result = self._current
@@ -267,12 +278,13 @@ class KFoldLoop(Loop):
         self.trainer.call_hook("on_fold_end", dict(result.row))
 
     def on_run_end(self) -> None:
-        trainer = self.trainer
+        trainer, state = self.trainer, self._state
         self._test_ensemble()
-        if self.refit or (self.refit is None and trainer.run_name):
+        if not self.refit and (self.refit is not None or not trainer.run_name):
+            state.start.restore(trainer.module)
+        elif not state.is_refitted:
             run_final(trainer, self.fit_loop, self._data, self._fold_plan)
-        else:
-            self._start.restore(trainer.module)
+            state.is_refitted = True
         self._write()
 
     def teardown(self) -> None:
@@ -283,32 +295,40 @@ class KFoldLoop(Loop):
 
     # inside
 
-    def _find_folder(self) -> KFoldFolder | None:
-        """The folder of results; the folds' runs write below it too."""
-        if self.export_path is None:
-            return None
-        path, run = Path(self.export_path).expanduser(), self.trainer.run
-        if run.name:
-            return KFoldFolder(run.dir / path.name)
-        run.dir = path
-        return KFoldFolder(path)
-
     def _take_finished(self) -> None:
-        """Take over folds that an earlier run left in the folder."""
-        if self._folder is None:
-            return
-        finished = self._folder.read_results(self.splits, self._start.hash)
-        if not self.restarting:
-            check_free(self._folder.path, [result.fold for result in finished], self._to_run, self._count)
-        for result in finished:
-            self._results.setdefault(result.fold, result)
+        """Take over folds that an earlier run left in the folder, and write those that are not there yet."""
+        folder, state = self._folder, self._state
+        found = {} if folder is None else folder.read_results(self)
+        if folder is not None and not self.restarting:
+            check_free(folder.path, list(found), self._to_run, state.count)
+        state.read_weights(found, folder)
+        for fold, result in found.items():
+            if fold not in self._to_run:
+                state.results.setdefault(fold, result)
+                state.note_written(result)
+        for result in self.results:
+            if folder is not None and result.fold not in found:
+                self._write(result)
+
+    def _send_elsewhere(self) -> None:
+        """Have folds run in other processes, where several are to run at once."""
+        state = self._state
+        known = {*state.results, *state.arrived, state.unfinished}
+        left = [fold for fold in self._to_run if fold not in known]
+        jobs = min(number_of_jobs(self.n_jobs), len(left))
+        if state.job_threads is None and jobs > 1:
+            state.job_threads = self.threads or max(torch.get_num_threads() // jobs, 1)
+        self._fold_plan = replace(self._fold_plan, threads=state.job_threads or self.threads)
+        if jobs > 1:
+            folds = [(fold, self._repeat(fold)) for fold in left]
+            self._elsewhere = run_in_parallel(self.trainer, self.fit_loop, self._data, self._fold_plan, folds, jobs)
 
     def _make_plan(self) -> FoldPlan:
         monitor = None
         if self.checkpoint == "best":
             monitor = find_monitor(self.monitor, self.mode, self.trainer.callbacks)
         return FoldPlan(
-            self._start,
+            self._state.start,
             self.seed,
             self.new_weights,
             self.inner_split,
@@ -321,38 +341,20 @@ class KFoldLoop(Loop):
     def _repeat(self, fold: int) -> int:
         return self.splits.repeat(fold) if self.splits is not None else 0
 
-    def _check_new(self, result: FoldResult) -> None:
-        """Refuse a sample that an earlier fold has predicted, and say so where a score is optimistic."""
-        known = {
-            sample: other.fold
-            for other in self.results
-            if other.row["repeat"] == result.row["repeat"] and other.fold != result.fold
-            for sample in other.sample_ids
-        }
-        twice = [sample for sample in result.sample_ids if sample in known]
-        if twice:
-            raise DataError(
-                f"Sample {twice[0]} is predicted twice, by folds {known[twice[0]]} and {result.fold} ({len(twice)} "
-                "such samples). Expected each in one held-out part at most; correct setup_folds of the data module."
-            )
-        if result.row["optimistic"] and not any(other.row["optimistic"] for other in self.results):
-            warnings.warn(
-                f"Fold {result.fold} was stopped, or its learning rate set, by values on the samples that it is scored "
-                "on, so its score is optimistic (column `optimistic`). Give inner_split=0.1: the fold then watches a "
-                "part of its training samples.",
-                OptimisticScoreWarning,
-                stacklevel=2,
-            )
-
     def _test_ensemble(self) -> None:
         """Score the ensemble on the test set, once all folds are there and only in the outermost loop."""
         trainer = self.trainer
         if self.test_ensemble is None or self.predict is False or self.missing_folds or trainer.run_name:
             return
+        if self._state.is_tested:
+            return
         test = self._data.test_dataloader()
         loaders = [test] if test is not None and not isinstance(test, list | tuple) else list(test or ())
         if loaders:
-            self.ensemble_scores = score_ensemble(trainer, loaders, self.results, self.test_ensemble, self.predict)
+            with trainer.indivisible():
+                scores = score_ensemble(trainer, loaders, self.results, self.test_ensemble, self.predict)
+            self._state.ensemble_scores = scores
+        self._state.is_tested = True
 
     def _write(self, result: FoldResult | None = None) -> None:
         """Keep a new result, or the tables over all of them, in the folder."""
@@ -360,26 +362,36 @@ class KFoldLoop(Loop):
         if folder is None or not self.trainer.is_global_zero:
             return
         if result is not None:
-            folder.write_fold(self.trainer, result, self.splits, self._start.hash)
+            folder.write_fold(self, result)
+            self._state.note_written(result)
         state = {"missing_folds": self.missing_folds, "ensemble": self.ensemble_scores}
         folder.write_tables(self.results, self.tables, state)
 
     # state
 
+    @property
+    def limits(self) -> dict[str, Any]:
+        return {"folds": self._folds}
+
+    @property
+    def _made_by(self) -> dict[str, Any]:
+        return {name: describe(getattr(self, name)) for name in ("splitter", "predict")}
+
+    @property
+    def start(self) -> Any:
+        """The module that folds start from; None before the first run."""
+        return self._state.start
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What changes the result of a fold in the current run, by name, as plain data."""
+        own = {name: getattr(self, name) for name in self.fixed_settings}
+        return {**settings_of(self.trainer), **own, **self._made_by, **self._state.data, **self.fit_limits}
+
     def on_save_checkpoint(self) -> dict[str, Any]:
-        return {
-            "results": [result.state_dict() for result in self.results],
-            "start": None if self._start is None else self._start.state_dict(),
-            "splits": None if self.splits is None else self.splits.to_dict(),
-            "missing_folds": self.missing_folds,
-        }
+        return {**self._state.state_dict(), "made_by": self._made_by, "limits": self.limits_state()}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        from torchloops.trainer.snapshot import Snapshot
-
-        results = [FoldResult.from_state_dict(state) for state in state_dict["results"]]
-        self._results = {result.fold: result for result in results}
-        self._count = len(results) + len(state_dict["missing_folds"])
-        start, splits = state_dict["start"], state_dict["splits"]
-        self._start = None if start is None else Snapshot.from_state_dict(start)
-        self.splits = None if splits is None else Splits.from_dict(splits)
+        self.check_limits(state_dict.get("limits", {}))
+        check_same("KFoldLoop", state_dict.get("made_by", {}), self._made_by)
+        self._state = KFoldState.from_state_dict(state_dict)

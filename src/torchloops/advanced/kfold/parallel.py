@@ -6,7 +6,6 @@ import copy
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -74,11 +73,11 @@ def run_in_parallel(
     folds: list[tuple[int, int]],
     n_jobs: int,
 ) -> Iterator[FoldResult]:
-    """Results of folds that run in other processes, in the order of ``folds``, each as soon as it is there.
+    """Results of folds that run in other processes, each as soon as it is there.
 
     Args:
         folds: indices of folds, each with the repeat it belongs to.
-        n_jobs: folds at once; threads and GPUs are shared out among them.
+        n_jobs: folds at once; GPUs are shared out among them.
 
     Raises:
         ConfigurationError: something to send cannot be pickled, or this run has several processes already.
@@ -91,10 +90,9 @@ def run_in_parallel(
     from joblib import Parallel, delayed
     from joblib.parallel import get_active_backend
 
-    plan = replace(plan, threads=plan.threads or max(torch.get_num_threads() // n_jobs, 1))
     payload = _pack(trainer, fit_loop, data, plan)
     streams = getattr(get_active_backend()[0], "supports_return_generator", False)
-    parallel = Parallel(n_jobs=n_jobs, return_as="generator" if streams else "list")
+    parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered" if streams else "list")
     outputs = parallel(
         delayed(_run_elsewhere)(payload, fold, repeat, _device(trainer, position))
         for position, (fold, repeat) in enumerate(folds)
@@ -190,6 +188,7 @@ def _run_elsewhere(payload: bytes, fold: int, repeat: int, device: dict[str, Any
     loop = SingleFold(parts["fit_loop"], parts["data"], parts["plan"], fold, repeat)
     trainer = Trainer(**{**parts["arguments"], **device})
     trainer.state.limits = parts["limits"]
+    trainer.keeper.enabled = False  # the process that sent the fold keeps the run
     trainer.fit_loop = loop
     for name, evaluation in parts["loops"].items():
         setattr(trainer, name, evaluation)

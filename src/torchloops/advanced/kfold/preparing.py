@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from torchloops.advanced.describing import check_same
 from torchloops.advanced.kfold.checks import UnusedValidationDataWarning
 from torchloops.advanced.kfold.datamodule import KFoldDataModule
 from torchloops.advanced.kfold.export import KFoldFolder
 from torchloops.advanced.kfold.protocol import ProtocolData, follows_protocol
 from torchloops.advanced.kfold.splits import Splits
 from torchloops.advanced.kfold.splitters import DEFAULT_FOLDS, make_splits, needs_labels, resolve_splitter
+from torchloops.advanced.kfold.state import KFoldState
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.seeding import isolated_generators, random_state, restore_random_state
+from torchloops.trainer.plain import plain_or_none
 
-__all__ = ["find_data", "find_splits"]
+__all__ = ["find_data", "find_splits", "settings_of"]
 
 
 def find_data(trainer: Any) -> KFoldDataModule | ProtocolData:
@@ -49,40 +53,71 @@ def _own_data(trainer: Any) -> Any:
     return loaders[0]
 
 
-def find_splits(
-    loop: Any, data: KFoldDataModule | ProtocolData, folder: KFoldFolder | None
-) -> tuple[Splits | None, int]:
-    """``(splits, number of folds)``; splits are None where the data module makes them itself.
+def find_splits(loop: Any, data: KFoldDataModule | ProtocolData, folder: KFoldFolder | None, state: KFoldState) -> None:
+    """Put the splits into ``state``, and into the folder; they stay None where the data module makes them itself.
 
-    They are read from the folder where it has them, else made, and written there.
+    They are those of the run that goes on, else they are read from the folder where it has them, else made.
 
     Raises:
         ConfigurationError: the folder's splits are of another run.
+        CheckpointError: the run that goes on had other splits or other data.
         DataError: the splits are refused.
     """
     if isinstance(data, ProtocolData):
-        if loop.splitter is not None:
-            raise ConfigurationError(
-                f"splitter was given, but {type(data.datamodule).__name__} makes its folds itself (setup_folds). "
-                "Leave splitter out, or remove setup_folds."
-            )
-        count = loop.num_folds or DEFAULT_FOLDS
-        data.set_up(count)
-        return None, count
+        _have_splits_made(loop, data, state)
+        return
+    if state.data.get("labels (hash)"):
+        data.read_targets()  # as the run did that goes on
     groups = data.groups
     splitter = resolve_splitter(
         loop.splitter, loop.num_folds, loop.num_repeats, loop.seed, lambda: data.targets, groups
     )
     stored = folder.read_splits() if folder is not None else None
+    before = state.splits
     if stored is not None:
         _check_same_run(stored, loop, splitter, data, folder)
         splits = stored.check(None if type(splitter).__name__ == "PredefinedSplit" else groups)
     else:
-        splits = make_splits(splitter, data.n_samples, _labels(data, splitter), groups, loop.num_folds, loop.seed)
-        if folder is not None and loop.trainer.is_global_zero:
-            folder.write_splits(splits)
-    data.splits = splits
-    return splits, len(splits)
+        splits = before or make_splits(
+            splitter, data.n_samples, _labels(data, splitter), groups, loop.num_folds, loop.seed
+        )
+    if before is not None:
+        _check_resumed(loop, data, splits, state)
+    if stored is None and folder is not None and loop.trainer.is_global_zero:
+        folder.write_splits(splits)
+    data.splits = state.splits = splits
+    state.count, state.data = len(splits), data.describe()
+
+
+def _have_splits_made(loop: Any, data: ProtocolData, state: KFoldState) -> None:
+    """Let the data module make its folds, as at the start of the run where it goes on."""
+    if loop.splitter is not None:
+        raise ConfigurationError(
+            f"splitter was given, but {type(data.datamodule).__name__} makes its folds itself (setup_folds). "
+            "Leave splitter out, or remove setup_folds."
+        )
+    count = loop.num_folds or DEFAULT_FOLDS
+    if state.random is None:
+        state.random = random_state()
+        data.set_up(count)
+    else:
+        check_same("KFoldLoop", {"num_folds": state.count}, {"num_folds": count})
+        with isolated_generators():
+            restore_random_state(state.random)
+            data.set_up(count)
+    state.count = count
+
+
+def _check_resumed(loop: Any, data: KFoldDataModule, splits: Splits, state: KFoldState) -> None:
+    """Refuse to go on with other data or splits than those of the folds that are finished."""
+    check_same("The data of the cross-validation", state.data, data.describe())
+    before = state.splits
+    assert before is not None
+    repeats = before.num_repeats
+    check_same(
+        "KFoldLoop", {"num_folds": len(before) // repeats}, {"num_folds": loop.num_folds or len(before) // repeats}
+    )
+    check_same("The cross-validation", {"splits (hash)": before.hash}, {"splits (hash)": splits.hash})
 
 
 def _labels(data: KFoldDataModule, splitter: Any) -> np.ndarray | None:
@@ -102,3 +137,10 @@ def _check_same_run(stored: Splits, loop: Any, splitter: Any, data: KFoldDataMod
             f"{folder.path} belongs to another run: its splits.json has {', '.join(other)}. Give another export_path, "
             "or the arguments and data of that run."
         )
+
+
+def settings_of(trainer: Any) -> dict[str, Any]:
+    """Settings of the fit and hyper-parameters of the module, by name, as plain data."""
+    from torchloops.trainer.settings import collect_settings
+
+    return {name: plain_or_none(value) for name, value in collect_settings(trainer).items()}

@@ -33,7 +33,7 @@ class GuideBatches:
     """
 
     def __init__(self, loader: Any, per_step: int | None) -> None:
-        self.batches = Batches(loader)
+        self.batches = Batches(loader, name="guide data")
         self.per_step = per_step
         self.passes = 0
         self.taken = 0

@@ -18,7 +18,7 @@ from torch.utils.data import (
 
 from torchloops.advanced.active_learning.splits import draw_samples
 from torchloops.errors import ConfigurationError, DataError
-from torchloops.trainer.data import copy_loader
+from torchloops.trainer.loaders import copy_loader
 
 __all__ = ["GuideSplit", "cut_guide", "find_labels"]
 

@@ -1,0 +1,121 @@
+"""What a KFoldLoop is made of between two folds, as plain data for a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torchloops.advanced.kfold.records import FoldResult
+from torchloops.advanced.kfold.splits import Splits
+from torchloops.advanced.kfold.weights import hash_of_weights
+from torchloops.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torchloops.advanced.kfold.export import KFoldFolder
+
+__all__ = ["KFoldState"]
+
+_PLAIN = ("unfinished", "data", "random", "job_threads", "ensemble_scores", "is_tested", "is_refitted")
+
+
+@dataclass
+class KFoldState:
+    """Everything that a run of a KFoldLoop has gathered.
+
+    Args:
+        count: number of folds there are.
+        results: of finished folds, by fold.
+        arrived: of folds that ended in other processes before one whose turn is earlier.
+        unfinished: the fold that is running in this process.
+        start: the module that folds start from.
+        splits: the folds; None where the data module makes them.
+        on_disk: hash of the weights of each fold whose weights ``export_path`` holds; checkpoints leave those out.
+        data: what identifies the data.
+        random: generators at the start, for a data module that splits at random.
+        job_threads: torch threads a fold computes with, once folds ran in other processes.
+        ensemble_scores: of the ensemble on the test set.
+        is_tested, is_refitted: the ensemble was scored, and a last model trained, after the last fold.
+    """
+
+    count: int = 0
+    results: dict[int, FoldResult] = field(default_factory=dict)
+    arrived: dict[int, FoldResult] = field(default_factory=dict)
+    unfinished: int | None = None
+    start: Any = None
+    splits: Splits | None = None
+    on_disk: dict[int, str] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    random: Any = None
+    job_threads: int | None = None
+    ensemble_scores: dict[str, float] = field(default_factory=dict)
+    is_tested: bool = False
+    is_refitted: bool = False
+
+    @property
+    def missing(self) -> list[int]:
+        """Folds without a result."""
+        return [fold for fold in range(self.count) if fold not in self.results]
+
+    def add(self, result: FoldResult) -> None:
+        """Take in a fold that ended; what was made of those before is no longer the last word."""
+        self.results[result.fold] = result
+        self.is_tested = self.is_refitted = False
+
+    def note_written(self, result: FoldResult) -> None:
+        """Note that the folder of results holds the fold's weights."""
+        self.on_disk[result.fold] = hash_of_weights(result.weights)
+
+    def read_weights(self, found: dict[int, FoldResult], folder: KFoldFolder | None) -> None:
+        """Take the weights that a checkpoint left on the disk from the results found there.
+
+        Raises:
+            CheckpointError: they are not there, or have changed.
+        """
+        for fold, digest in self.on_disk.items():
+            place = "export_path, which was not given" if folder is None else str(folder.path / f"fold_{fold}")
+            if fold not in found:
+                raise CheckpointError(
+                    f"The checkpoint has left the weights of fold {fold} to the folder of the run's results, and there "
+                    f"are none in {place}. Put the folder back, or give the export_path that the run had."
+                )
+            if hash_of_weights(found[fold].weights) != digest:
+                raise CheckpointError(
+                    f"The weights of fold {fold} in {place} are others than when the checkpoint was taken. Put the "
+                    "file back, or start the cross-validation anew with another export_path."
+                )
+            self.results[fold].weights = found[fold].weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain data."""
+        return {
+            "results": [self._state_of(self.results[fold]) for fold in sorted(self.results)],
+            "arrived": [result.state_dict() for result in self.arrived.values()],
+            "missing_folds": self.missing,
+            "start": None if self.start is None else self.start.state_dict(),
+            "splits": None if self.splits is None else self.splits.to_dict(),
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+
+    def _state_of(self, result: FoldResult) -> dict[str, Any]:
+        state, digest = result.state_dict(), self.on_disk.get(result.fold)
+        return state if digest is None else {**state, "weights": {}, "weights_hash": digest}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> KFoldState:
+        """The state that `state_dict` described; format 1 had less."""
+        from torchloops.trainer.snapshot import Snapshot
+
+        start, splits, results = state["start"], state["splits"], state["results"]
+        return cls(
+            len(results) + len(state["missing_folds"]),
+            _by_fold(results),
+            _by_fold(state.get("arrived", [])),
+            start=None if start is None else Snapshot.from_state_dict(start),
+            splits=None if splits is None else Splits.from_dict(splits),
+            on_disk={each["row"]["fold"]: each["weights_hash"] for each in results if "weights_hash" in each},
+            **{name: state[name] for name in _PLAIN if name in state},
+        )
+
+
+def _by_fold(states: list[dict[str, Any]]) -> dict[int, FoldResult]:
+    return {state["row"]["fold"]: FoldResult.from_state_dict(state) for state in states}
