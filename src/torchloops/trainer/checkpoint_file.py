@@ -18,7 +18,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -84,7 +84,7 @@ def _write(checkpoint: dict[str, Any], name: Path) -> tuple[int, ...]:
     with open(name, "xb") as file:
         stream = _Checksummed(file)
         try:
-            torch.save(checkpoint, stream)
+            torch.save(checkpoint, cast(BinaryIO, stream))
         except RuntimeError as error:
             if stream.error is not None:  # torch hides why a write failed
                 raise stream.error from error
@@ -297,15 +297,15 @@ def _load(file: BinaryIO, path: Path, map_location: Any, verified: bool) -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # damage can raise anything where no checksum found it
-        raise _load_error(path, error, verified) from error
+        raise _load_error(path, error, verified, is_pickle=start[:1] == b"\x80") from error
 
 
 _UNSAFE = re.compile(r"nsupported (global|class)|unrecognized function|blocklisted|Can only|Trying to")
 
 
-def _load_error(path: Path, error: Exception, verified: bool) -> CheckpointError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, pickle.UnpicklingError) and (verified or _UNSAFE.search(str(error))):
+def _load_error(path: Path, error: Exception, verified: bool, is_pickle: bool) -> CheckpointError:
+    reason = _reason(error)
+    if isinstance(error, pickle.UnpicklingError) and (verified or is_pickle or _UNSAFE.search(reason)):
         return CheckpointError(
             f"{path} holds more than plain data, so loading it could run code and is refused: {reason} "
             "Save it again with plain data only (numbers, strings, tensors, lists, dicts)."
@@ -315,6 +315,13 @@ def _load_error(path: Path, error: Exception, verified: bool) -> CheckpointError
     return DamagedCheckpointError(
         f"{path} is damaged or is no checkpoint: {reason} Take the checkpoint before it, or a copy."
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what torch says, without its advice to load the file unsafely."""
+    said = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+    sentence = said.splitlines()[0].partition(". ")[0] if said else type(error).__name__
+    return f"{sentence.rstrip('.')}."
 
 
 # formats
