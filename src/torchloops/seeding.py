@@ -44,7 +44,7 @@ def random_state() -> dict[str, Any]:
     version, keys, gauss = random.getstate()
     name, vector, position, has_gauss, cached = cast(tuple[str, Any, int, int, float], np.random.get_state())
     return {
-        "python": [version, list(keys), gauss],
+        "python": [version, torch.from_numpy(np.array(keys, dtype=np.int64)), gauss],  # a list is slow to pickle
         "numpy": [name, torch.from_numpy(vector.astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -54,7 +54,7 @@ def random_state() -> dict[str, Any]:
 def restore_random_state(state: dict[str, Any]) -> None:
     """Put the generators back into a state that `random_state` returned."""
     version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
+    random.setstate((version, tuple(keys.tolist() if isinstance(keys, torch.Tensor) else keys), gauss))
     name, vector, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, vector.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
