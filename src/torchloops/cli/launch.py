@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from torchloops.cli.config import read_yaml
@@ -17,6 +14,7 @@ from torchloops.cli.recipes import Recipe
 from torchloops.cli.record import RunRecord
 from torchloops.errors import ResumeWarning
 from torchloops.report import RunFolder, compare_with_expected, describe_device
+from torchloops.signals import sigterm_raises
 
 __all__ = ["launch", "resume_command", "set_environment"]
 
@@ -42,7 +40,7 @@ def launch(recipe: Recipe, record: RunRecord, run: RunFolder, options: dict[str,
         command: the words that were typed.
     """
     run.resume_command = resume_command(run.path)
-    with _ended_by_sigterm(), run:
+    with sigterm_raises(), run:
         record.write(run.path, finished=False)
         run.describe(options, shlex.join(command))
         run.describe_environment()
@@ -57,23 +55,6 @@ def launch(recipe: Recipe, record: RunRecord, run: RunFolder, options: dict[str,
         recipe.load_main()(run, **options)
         _compare(run, recipe, options)
         record.write(run.path, finished=True)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the run by an exception, as Ctrl-C does; while a Trainer fits, it saves first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _terminate(*_: Any) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _compare(run: RunFolder, recipe: Recipe, options: dict[str, Any]) -> None:

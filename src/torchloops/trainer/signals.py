@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torchloops.signals import end_process
+
 __all__ = ["signals_to"]
 
 _PATIENCE = 10  # seconds that a worker process has to finish after SIGTERM
@@ -18,8 +20,9 @@ _PATIENCE = 10  # seconds that a worker process has to finish after SIGTERM
 def signals_to(take: Callable[[int], None]) -> Iterator[None]:
     """A context in which SIGINT and SIGTERM call ``take(number)`` instead of ending the process.
 
-    Handlers of the user's own stay as they are. Worker processes that are forked inside go on for a while, so that
-    a batch can be finished when a signal goes to the whole process group. Outside of the main thread nothing is done.
+    Handlers of the user's own stay as they are; `end_process` is not one. Worker processes forked inside go on for a
+    while, so that a batch can be finished when a signal goes to the whole process group. Outside of the main thread
+    nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -33,7 +36,8 @@ def signals_to(take: Callable[[int], None]) -> Iterator[None]:
             signal.alarm(_PATIENCE)
 
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    replaced = [number for number, default in defaults.items() if signal.getsignal(number) == default]
+    before = {number: signal.getsignal(number) for number in defaults}
+    replaced = [number for number, default in defaults.items() if before[number] in (default, end_process)]
     for number in replaced:
         signal.signal(number, handle)
     try:
@@ -41,4 +45,4 @@ def signals_to(take: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number in replaced:
             if signal.getsignal(number) is handle:
-                signal.signal(number, defaults[number])
+                signal.signal(number, before[number])
