@@ -12,7 +12,7 @@ import torchloops
 
 PACKAGE = Path(torchloops.__file__).parent
 
-BASE = {"errors", "hooks", "hparams", "module", "datamodule", "seeding"}
+BASE = {"errors", "files", "hooks", "hparams", "module", "datamodule", "seeding", "signals"}
 ENGINE_ROOM = BASE | {"loops", "trainer", "callbacks", "loggers"}
 LIBRARY = ENGINE_ROOM | {"advanced", "annotation", "vision"}
 
@@ -33,6 +33,8 @@ MAY_IMPORT = {
     "hooks": {"errors"},
     "hparams": BASE,
     "errors": set(),
+    "files": set(),
+    "signals": set(),
     "seeding": BASE,
     "__main__": {"cli"},
     "__init__": LIBRARY,
