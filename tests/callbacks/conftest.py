@@ -21,7 +21,7 @@ class FakeTrainer:
         self.current_epoch = self.global_step = 0
         self.max_epochs = 10
         self.fit_loop = None
-        self.should_stop = False
+        self.should_stop = self.continues_a_run = False
         self.callback_metrics: dict[str, torch.Tensor] = {}
         self.progress_bar_metrics: dict[str, torch.Tensor] = {}
         self.is_global_zero = True

@@ -21,6 +21,11 @@ def files(folder):
     return sorted(path.name for path in Path(folder).rglob("*") if path.is_file())
 
 
+def own_files(folder):
+    """Without what the Trainer keeps for resuming."""
+    return [name for name in files(folder) if name not in ("last.ckpt", "last.previous.ckpt")]
+
+
 def run(trainer, callback, values):
     trainer.start(callback)
     for value in values:
@@ -273,6 +278,177 @@ def test_state_keys_of_two_with_different_settings_differ():
     assert ModelCheckpoint(monitor="a").state_key != ModelCheckpoint(monitor="b").state_key
 
 
+# killed and resumed
+
+
+SETTINGS = {
+    "best": {"monitor": "val/loss"},
+    "two best": {"monitor": "val/loss", "save_top_k": 2, "save_last": True},
+    "every one": {"save_top_k": -1},
+    "equal names": {"save_top_k": -1, "filename": "same", "every_n_train_steps": 3},
+    "two best of equal names": {
+        "monitor": "val/loss",
+        "save_top_k": 2,
+        "filename": "{epoch}",
+        "every_n_train_steps": 3,
+    },
+    "waits for a value": {"monitor": "val/loss", "every_n_train_steps": 7, "save_top_k": 3},
+}
+VALUES = [3.0, 1.0, 1.5, 1.2, 4.0, 0.5, 1.1]
+
+
+def states(folder):
+    return {path.relative_to(folder): path.read_text() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def visible(folder):
+    return {path: text for path, text in states(folder).items() if not path.name.startswith(".")}
+
+
+class Saver:
+    """Plays a run batch by batch, keeping the state of callback and Trainer after each one."""
+
+    def __init__(self, trainer, options, continues):
+        self.trainer, self.callback = trainer, ModelCheckpoint(**options)
+        self.trainer.continues_a_run = continues
+        trainer.start(self.callback)
+        self.position = 0
+
+    def play(self, until):
+        for _ in range(self.position, until):
+            epoch, index = divmod(self.position, 4)
+            trainer = self.trainer
+            trainer.current_epoch, trainer.global_step = epoch, self.position + 1
+            if self.callback.every_n_train_steps:
+                self.callback.on_train_batch_end(trainer, MODULE, None, None, index)
+            if index == 3:
+                trainer.log(**{"val/loss": VALUES[epoch]})
+                self.callback.on_validation_end(trainer, MODULE)
+                self.callback.on_train_epoch_end(trainer, MODULE)
+            self.position += 1
+
+    def state(self):
+        return self.position, self.callback.state_dict(), dict(self.trainer.callback_metrics)
+
+    def load(self, state):
+        self.position, callback, metrics = state
+        self.callback.load_state_dict(callback)
+        self.trainer.callback_metrics = dict(metrics)
+        self.callback.on_train_start(self.trainer, MODULE)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_killed_after_any_batch_and_resumed_from_any_before_the_same_files_are_left(trainer, tmp_path, name, shared):
+    end = 4 * len(VALUES)
+
+    def start(folder, continues):
+        options = dict(SETTINGS[name])
+        if shared:
+            options["dirpath"] = folder / "mine"
+        return Saver(type(trainer)(folder / "run"), options, continues)
+
+    def prepare(folder):
+        if shared:
+            (folder / "mine").mkdir(parents=True)
+            for foreign in ("best", "same", "epoch=1"):
+                (folder / "mine" / f"{foreign}.ckpt").write_text("precious")
+
+    prepare(tmp_path / "whole")
+    whole = start(tmp_path / "whole", False)
+    whole.play(end)
+    expected = visible(tmp_path / "whole")
+    for saved in range(0, end, 3):
+        for killed in {saved, saved + 1, min(saved + 5, end), end}:
+            folder = tmp_path / f"{saved} {killed}"
+            prepare(folder)
+            first = start(folder, False)
+            first.play(saved)
+            state = first.state()
+            first.play(killed)
+            second = start(folder, True)
+            second.callback.setup(second.trainer, MODULE, "fit")
+            second.load(state)
+            second.play(end)
+            assert visible(folder) == expected, f"checkpoint after batch {saved}, killed after {killed}"
+            here, there = second.callback.state_dict(), whole.callback.state_dict()
+            assert repr(here).replace(str(folder), "") == repr(there).replace(str(tmp_path / "whole"), "")
+
+
+def test_a_run_killed_before_its_first_checkpoint_writes_the_same_names_again(trainer, tmp_path):
+    options = {"dirpath": tmp_path / "mine", "monitor": "val/loss"}
+    run(trainer, ModelCheckpoint(**options), [2.0])
+    trainer.continues_a_run = True  # ckpt_path="last", and there was none yet
+    trainer.current_epoch = trainer.global_step = 0
+    run(trainer, ModelCheckpoint(**options), [2.0])
+    assert files(tmp_path / "mine") == ["best.ckpt"]
+
+
+def test_a_new_run_keeps_the_files_of_a_former_one_in_a_given_folder(trainer, tmp_path):
+    options = {"dirpath": tmp_path / "mine", "monitor": "val/loss"}
+    for _ in range(2):
+        trainer.current_epoch = trainer.global_step = 0
+        run(trainer, ModelCheckpoint(**options), [2.0])
+    assert files(tmp_path / "mine") == ["best-v1.ckpt", "best.ckpt"]
+
+
+def test_a_given_folder_that_is_the_runs_own_is_treated_as_such(trainer):
+    folder = trainer.run_dir / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "last.ckpt").write_text("the Trainer's")
+    run(trainer, ModelCheckpoint(folder, monitor="val/loss", save_last=True), [1.0])
+    assert files(folder) == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_file_that_a_checkpoint_drives_out_is_removed_after_a_resume_from_that_checkpoint(trainer):
+    options = {"monitor": "val/loss", "filename": "{epoch}"}
+    first = run(trainer, ModelCheckpoint(**options), [2.0])
+    inside = []
+    trainer.save_checkpoint = lambda path, weights_only=False: (
+        type(trainer).save_checkpoint(trainer, path), inside.append(first.state_dict())
+    )  # fmt: skip
+    first._remove = lambda trainer, path: None  # killed just before
+    trainer.run_epoch(first, **{"val/loss": 1.0})
+    assert files(trainer.run_dir) == ["epoch=0.ckpt", "epoch=1.ckpt"]
+    second = ModelCheckpoint(**options)
+    second.setup(trainer, MODULE, "fit")
+    second.load_state_dict(inside[0])
+    second.on_train_start(trainer, MODULE)
+    assert files(trainer.run_dir) == ["epoch=1.ckpt"]
+    assert second.best_model_path.endswith("epoch=1.ckpt")
+
+
+def test_a_run_whose_folder_was_moved_goes_on_with_its_files(trainer, tmp_path):
+    options = {"monitor": "val/loss", "save_top_k": 2}
+    first = run(trainer, ModelCheckpoint(**options), [2.0, 3.0])
+    trainer.run_dir = trainer.run_dir.rename(tmp_path / "moved")
+    second = resumed(trainer, first, **options)
+    trainer.run_epoch(second, **{"val/loss": 1.0})
+    assert files(tmp_path / "moved") == ["epoch=0-step=4.ckpt", "epoch=2-step=12.ckpt"]
+    assert all(Path(path).parent == tmp_path / "moved" / "checkpoints" for path in second.best_k_models)
+
+
+def test_the_state_of_old_checkpoints_loads(trainer):
+    first = run(trainer, ModelCheckpoint(monitor="val/loss"), [2.0])
+    state = first.state_dict()
+    for name in ("saved_step", "written", "driven_out"):
+        del state[name]
+    state["best_k_models"] = {path: torch.tensor(score) for path, score in state["best_k_models"].items()}
+    second = ModelCheckpoint(monitor="val/loss")
+    trainer.start(second)
+    second.load_state_dict(state)
+    trainer.run_epoch(second, **{"val/loss": 3.0})
+    assert (Path(second.best_model_path).read_text(), trainer.saved) == ("step 4", ["best.ckpt"])
+
+
+def test_weights_alone_do_not_take_the_place_of_what_the_trainer_resumes_from(trainer):
+    run(trainer, ModelCheckpoint(save_weights_only=True), [1.0])
+    run(trainer, ModelCheckpoint(save_weights_only=True, monitor="val/loss", save_last=True), [1.0])
+    assert files(trainer.run_dir) == ["best.ckpt", "last-weights.ckpt"]
+    with pytest.raises(ConfigurationError, match="would overwrite"):
+        ModelCheckpoint(filename="last", monitor="val/loss")
+
+
 # errors
 
 
@@ -320,7 +496,7 @@ def test_a_real_fit_keeps_best_and_last_and_both_load(tmp_path):
     module = TinyClassifier()
     trainer = make_trainer(tmp_path, callback)
     trainer.fit(module, random_loader(), random_loader(seed=1))
-    assert files(tmp_path) == ["best.ckpt", "last.ckpt"]
+    assert own_files(tmp_path) == ["best.ckpt"]
     assert callback.best_model_score.item() == pytest.approx(trainer.callback_metrics["val/loss"].item())
     loaded = TinyClassifier.load_from_checkpoint(callback.last_model_path)
     assert torch.equal(loaded.head.weight, module.head.weight)
@@ -329,7 +505,7 @@ def test_a_real_fit_keeps_best_and_last_and_both_load(tmp_path):
 def test_a_real_fit_saves_by_steps(tmp_path):
     callback = ModelCheckpoint(every_n_train_steps=2, save_top_k=-1)
     make_trainer(tmp_path, callback, max_epochs=2).fit(TinyClassifier(), random_loader(), random_loader(seed=1))
-    assert files(tmp_path) == ["epoch=0-step=2.ckpt", "epoch=1-step=4.ckpt", "epoch=1-step=6.ckpt"]
+    assert own_files(tmp_path) == ["epoch=0-step=2.ckpt", "epoch=1-step=4.ckpt", "epoch=1-step=6.ckpt"]
 
 
 def test_a_resumed_fit_knows_its_best(tmp_path):
@@ -347,24 +523,23 @@ def test_a_resumed_fit_knows_its_best(tmp_path):
 
 SCRIPT = """
 import os, sys
-from torchloops.callbacks import Callback, ModelCheckpoint
+from torchloops.callbacks import ModelCheckpoint
 from torchloops.testing import TinyClassifier, random_loader
-from torchloops.trainer import Trainer
-from torchloops.trainer import checkpoint as files
+from torchloops.trainer import Trainer, checkpoint_file
 
 count = 0
-def killed_while_writing(checkpoint, handle, write=files.torch.save):
+def killed_before_it_ends(source, target, replace=os.replace):
     global count
-    count += 1
-    if count == 3:
-        handle.write(b"half a checkpoint")
-        handle.flush()
-        os._exit(9)
-    write(checkpoint, handle)
-files.torch.save = killed_while_writing
+    if str(target).endswith("best.ckpt"):
+        count += 1
+        if count == 3:
+            os._exit(9)
+    replace(source, target)
+checkpoint_file.os.replace = killed_before_it_ends
 
 options = {"logger": False, "enable_progress_bar": False}
-trainer = Trainer(accelerator="cpu", max_epochs=5, default_root_dir=sys.argv[1], **options)
+best = ModelCheckpoint(monitor="train/loss")
+trainer = Trainer(accelerator="cpu", max_epochs=5, default_root_dir=sys.argv[1], callbacks=best, **options)
 trainer.fit(TinyClassifier(), random_loader())
 """
 
@@ -372,7 +547,7 @@ trainer.fit(TinyClassifier(), random_loader())
 def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(tmp_path):
     result = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], timeout=120, env={**os.environ})
     assert result.returncode == 9
-    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
 
 
@@ -387,6 +562,5 @@ def test_two_that_watch_different_values_write_different_files(tmp_path):
         callbacks=[loss, accuracy],
     )  # fmt: skip
     trainer.fit(TinyClassifier(), random_batches(2), random_batches(2))
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["best-val_accuracy.ckpt", "best-val_loss.ckpt"]
+    assert own_files(tmp_path) == ["best-val_accuracy.ckpt", "best-val_loss.ckpt"]
     assert loss.best_model_path != accuracy.best_model_path

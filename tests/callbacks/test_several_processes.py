@@ -78,4 +78,4 @@ def test_two_processes_decide_alike_and_train_as_one(tmp_path):
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], alone[name], rtol=1e-4, atol=1e-6)
     checkpoints = sorted(path.name for path in (tmp_path / "two" / "checkpoints").iterdir())
-    assert checkpoints == ["epoch=0-score=1.0.ckpt", "last.ckpt"]
+    assert checkpoints == ["epoch=0-score=1.0.ckpt", "last.ckpt", "last.previous.ckpt"]

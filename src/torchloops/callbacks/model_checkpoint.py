@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torchloops.callbacks.callback import Callback
-from torchloops.callbacks.checkpoint_names import checkpoint_name
+from torchloops.callbacks.checkpoint_names import checkpoint_name, state_moved_to
 from torchloops.callbacks.monitoring import (
     acts_at_train_epoch_end,
     check_mode,
@@ -21,6 +22,7 @@ from torchloops.callbacks.monitoring import (
     same_on_all_ranks,
     worst,
 )
+from torchloops.callbacks.written_files import WrittenFiles
 from torchloops.errors import ConfigurationError
 
 __all__ = ["ModelCheckpoint"]
@@ -33,10 +35,18 @@ class ModelCheckpoint(Callback):
 
     Without ``monitor`` it keeps ``last.ckpt``, the newest state. With one it keeps ``best.ckpt``, or with
     ``save_top_k`` other than 1 files such as ``epoch=3-step=120.ckpt``; ``save_last=True`` adds ``last.ckpt``.
-    A resumed run that writes to another folder still knows the best files of the old one, and leaves them there.
     A file is removed only after the one that takes its place is written, and only if this callback wrote it.
     In the run's own folder files of former runs are replaced; in a ``dirpath`` of yours they are kept, and new
     ones get ``-v1``, ``-v2`` at the end of the name. NaN counts as worse than any number.
+
+    It is not needed for resuming: by itself the Trainer keeps ``checkpoints/last.ckpt``, at the end of a batch or an
+    epoch, as often as ``checkpoint_every`` says, and ``last.previous.ckpt``. The ``last.ckpt`` of this callback in the
+    run's own folder is that very file, written once more at the end of an epoch; it too can be resumed from.
+
+    A resumed run decides as the uninterrupted one would have, and ends with the same files: those written or removed
+    after the checkpoint, before the run was killed, change nothing. A run whose folder was moved goes on with the files
+    in the new place; one that is resumed into another folder still knows the best files of the old one, and leaves
+    them there.
 
     Args:
         dirpath: folder of the files. Inner runs use folders below it, such as ``fold_0``. Default:
@@ -46,7 +56,8 @@ class ModelCheckpoint(Callback):
         monitor: name of the logged value that says what is best; None: newer is better.
         mode: "min": lower is better; "max": higher is better.
         save_top_k: how many of the best to keep; -1: every one; 0: none. Without ``monitor``: 1, 0 or -1.
-        save_last: keep also the newest as ``last.ckpt``.
+        save_last: keep also the newest as ``last.ckpt``; with ``save_weights_only`` in the run's own folder as
+            ``last-weights.ckpt``, since the Trainer resumes from ``last.ckpt``.
         every_n_epochs: save after every so many epochs; 0: never. Default: 1, unless ``every_n_train_steps``.
         every_n_train_steps: save after every so many optimizer steps instead.
         save_on_train_epoch_end: save when the training epoch ends (True) or when validation ends (False).
@@ -68,6 +79,7 @@ class ModelCheckpoint(Callback):
 
     order = 3
     CHECKPOINT_NAME_LAST = "last"
+    CHECKPOINT_NAME_LAST_WEIGHTS = "last-weights"
     FILE_EXTENSION = ".ckpt"
 
     def __init__(
@@ -111,8 +123,10 @@ class ModelCheckpoint(Callback):
         self.last_model_path = ""
         self.current_score: Tensor | None = None
         self.folder: Path | None = None
+        self._notes: WrittenFiles | None = None  # in a folder of the user's, which others may write to
         self._written: set[str] = set()
-        self._last_step = 0
+        self._driven_out = ""
+        self._last_step: int | None = None
         self._saved_step = -1
         self._has_rivals = False
 
@@ -125,7 +139,10 @@ class ModelCheckpoint(Callback):
         self._training = False
         if stage == "fit":
             self._forget()
+            own = Path(trainer.run_dir) / "checkpoints"
             self.folder = self._find_folder(trainer)
+            if os.path.abspath(self.folder) != os.path.abspath(own):
+                self._notes = WrittenFiles(own, f"{self.state_key} {self.folder}")
             watching = [
                 c for c in getattr(trainer, "callbacks", []) if isinstance(c, ModelCheckpoint) and c.monitor is not None
             ]
@@ -133,7 +150,12 @@ class ModelCheckpoint(Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self._training = True
-        self._last_step = trainer.global_step
+        if self._last_step is None:
+            self._last_step = trainer.global_step
+        if self._notes is not None and not trainer.continues_a_run and not self._written and trainer.is_global_zero:
+            self._notes.forget()
+        self._remove(trainer, self._driven_out)  # the run may have been killed just before
+        self._driven_out = ""
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self._training = False
@@ -141,7 +163,7 @@ class ModelCheckpoint(Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         every = self.every_n_train_steps
         step = trainer.global_step
-        if every and step // every > self._last_step // every:
+        if every and step // every > (self._last_step or 0) // every:
             # a value of validation does not exist yet in the first epoch
             self._save(trainer, strict=trainer.current_epoch > 0)
 
@@ -170,26 +192,35 @@ class ModelCheckpoint(Callback):
         return str(self.folder / file) if self.folder is not None else file
 
     def state_dict(self) -> dict[str, Any]:
+        known = {*self._written, *self.best_k_models, self.best_model_path, self.last_model_path}
         return {
             "folder": str(self.folder),
             "best_model_path": self.best_model_path,
             "best_model_score": self.best_model_score,
-            "best_k_models": dict(self.best_k_models),
+            "best_k_models": {path: score.item() for path, score in self.best_k_models.items()},
             "last_model_path": self.last_model_path,
             "current_score": self.current_score,
             "last_step": self._last_step,
+            "saved_step": self._saved_step,
+            "written": sorted(path for path in known - {""} if self.folder in Path(path).parents),
+            "driven_out": self._driven_out,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_model_path = state_dict["best_model_path"]
-        self.best_model_score = state_dict["best_model_score"]
-        self.current_score = state_dict["current_score"]
-        self._last_step = self._saved_step = state_dict["last_step"]
-        kept = state_dict["best_k_models"]
-        self.best_k_models = {path: score for path, score in kept.items() if Path(path).is_file()}
-        if self.folder is None or str(self.folder) == state_dict["folder"]:
-            self.last_model_path = state_dict["last_model_path"]
-            self._written = {*self.best_k_models, self.best_model_path, self.last_model_path}
+        state = state_dict if self.folder is None else state_moved_to(self.folder, state_dict)
+        self.best_model_path = state["best_model_path"]
+        self.best_model_score = state["best_model_score"]
+        self.best_k_models = {
+            path: torch.as_tensor(score, dtype=torch.float64) for path, score in state["best_k_models"].items()
+        }
+        self.current_score = state["current_score"]
+        self._last_step = state["last_step"]
+        self._saved_step = state.get("saved_step", state["last_step"])
+        if self.folder is None or str(self.folder) == state["folder"]:
+            self.last_model_path = state["last_model_path"]
+            known = {*self.best_k_models, self.best_model_path, self.last_model_path} - {""}
+            self._written = set(state.get("written", known))
+            self._driven_out = state.get("driven_out", "")
 
     # inside
 
@@ -205,8 +236,12 @@ class ModelCheckpoint(Callback):
         if self.save_top_k != 1:
             return "{epoch}-{step}"
         if self.monitor is None:
-            return self.CHECKPOINT_NAME_LAST
+            return self._name_of_last()
         return f"best-{self.monitor.replace('/', '_')}" if self._has_rivals else "best"
+
+    def _name_of_last(self) -> str:
+        beside_the_trainers = self.save_weights_only and self._notes is None
+        return self.CHECKPOINT_NAME_LAST_WEIGHTS if beside_the_trainers else self.CHECKPOINT_NAME_LAST
 
     def _find_folder(self, trainer: Any) -> Path:
         if self.dirpath is None:
@@ -262,26 +297,33 @@ class ModelCheckpoint(Callback):
             pick = min if self.mode == "min" else max
             self.best_model_path = pick(self.best_k_models, key=self._score_of)
             self.best_model_score = self.best_k_models[self.best_model_path]
+        self._driven_out = driven_out  # part of the state in the file: resumed from, it removes what this run cannot
         self._write(trainer, path)
         self._remove(trainer, driven_out)
+        self._driven_out = ""
 
     def _path_of_last(self, trainer: Any, values: Mapping[str, Any]) -> str:
-        return self._path(trainer, self.format_checkpoint_name(values, self.CHECKPOINT_NAME_LAST), True)
+        return self._path(trainer, self.format_checkpoint_name(values, self._name_of_last()), True)
 
     def _path(self, trainer: Any, path: str, replace: bool) -> str:
         """``path``, or the first version of it that is free; with ``replace`` our own file may be replaced."""
         base, version = path.removesuffix(self.FILE_EXTENSION), 0
-        while self._is_taken(path, replace):
+        while self._is_taken(trainer, path, replace):
             version += 1
             path = f"{base}-v{version}{self.FILE_EXTENSION}"
         return same_on_all_ranks(trainer, path)
 
-    def _is_taken(self, path: str, replace: bool) -> bool:
+    def _is_taken(self, trainer: Any, path: str, replace: bool) -> bool:
         if path in self._written:
             return not replace
-        return self.dirpath is not None and Path(path).exists()
+        if self._notes is None or not Path(path).exists():
+            return False
+        was_ours_before_the_kill = trainer.continues_a_run and path in self._notes.read()
+        return not was_ours_before_the_kill
 
     def _write(self, trainer: Any, path: str) -> None:
+        if self._notes is not None and path not in self._written and trainer.is_global_zero:
+            self._notes.note(path)
         trainer.save_checkpoint(path, self.save_weights_only)
         self._written.add(path)
         if self.verbose and trainer.is_global_zero:
@@ -308,6 +350,13 @@ class ModelCheckpoint(Callback):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 0):
                 raise ConfigurationError(f"ModelCheckpoint({name}=...) is an int of 0 or more, got {value!r}.")
+        is_newest_and_whole = self.monitor is None and not self.save_weights_only
+        if self.filename == self.CHECKPOINT_NAME_LAST and self.dirpath is None and not is_newest_and_whole:
+            raise ConfigurationError(
+                f'ModelCheckpoint(filename="last", monitor={self.monitor!r}, save_weights_only='
+                f"{self.save_weights_only}) would overwrite checkpoints/last.ckpt, from which the Trainer resumes. "
+                "Give another filename, or a dirpath."
+            )
         if self.every_n_epochs and self.every_n_train_steps:
             raise ConfigurationError(
                 "ModelCheckpoint saves every_n_epochs or every_n_train_steps, not both. Give two callbacks."

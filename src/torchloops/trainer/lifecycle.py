@@ -43,8 +43,10 @@ class Lifecycle(Runs):
 
     Attributes:
         limit_batches: batches an epoch of each stage has at most.
+        continues_a_run: the current or last fit was given a checkpoint, if only one that was not there yet.
     """
 
+    continues_a_run: bool = False
     limit_batches: dict[str, int | float | None]
     num_sanity_val_steps: int
     deterministic: bool | str
@@ -132,6 +134,7 @@ class Lifecycle(Runs):
                 part.__dict__["_restarting"] = False
         self.run.enter_stage("train")
         self._resumed, self._checkpoint = [], {}
+        self.continues_a_run = ckpt_path is not None
         path = None if ckpt_path is None else self._restore(ckpt_path)
         self.call_hook("on_fit_start")
         self._sanity_check()
