@@ -1,37 +1,59 @@
-"""Data loaders in, batches and positions out."""
+"""The batches of a data loader, epoch after epoch, from any position on."""
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset
 
-from torchloops.errors import ConfigurationError, DataError
-from torchloops.seeding import random_state, restore_random_state
+from torchloops.errors import DataError, ResumeWarning
+from torchloops.seeding import derive_seed, random_state, restore_random_state
+from torchloops.trainer.description import check_same_data, describe_data
+from torchloops.trainer.generators import isolated
+from torchloops.trainer.loaders import number_of_batches
+from torchloops.trainer.position import (
+    Order,
+    data_generators,
+    draw_base_seed,
+    indexed_loader,
+    loader_over,
+    own_generators,
+    restore_states,
+    stateful_parts,
+    states_of,
+)
+from torchloops.trainer.resumable import obstacles
+from torchloops.trainer.seeded import draws_nothing
 
-__all__ = ["Batches", "as_loaders", "copy_loader", "number_of_batches"]
+__all__ = ["Batches"]
 
 
 class Batches:
     """The batches of one data loader, epoch after epoch.
 
-    ``next(batches)`` gives the next batch. A DataLoader that goes on in the middle of an epoch does so at its
-    next batch without loading the ones before.
+    ``next(batches)`` gives the next batch. A map-style DataLoader that goes on in the middle of an epoch does so at
+    its next batch without loading the ones before, and each of its samples is loaded with random generators seeded
+    for that epoch and sample: neither the number of workers nor a cut changes what comes. Other iterables are read up
+    to where they were, with generators of their own, or asked for their ``state_dict`` where they have one.
 
     Args:
         loader: any iterable of batches.
         limit: at most so many batches (int) or this share of them (float).
+        name: of the data in messages.
 
     Attributes:
         num_batches: batches an epoch has; infinite where the loader does not say.
         last: the batch given last ends the epoch; always False where ``num_batches`` is known.
     """
 
-    def __init__(self, loader: Any, limit: float | int | None = None) -> None:
+    def __init__(self, loader: Any, limit: float | int | None = None, name: str = "training data") -> None:
         self.loader = loader
+        self.name = name
         self.num_batches = number_of_batches(loader, limit)
         length = number_of_batches(loader)
         self._limited = limit is not None and self.num_batches < length
@@ -39,7 +61,20 @@ class Batches:
         self._next_epoch = 0
         self.last = False
         self._iterator: Iterator[Any] = iter(())
+        self._source: Any = getattr(loader, "_dataloader", loader)
+        self._indexed = indexed_loader(loader)
+        self._stateful = stateful_parts(self._source)
+        self._own: DataLoader[Any] | None = None
+        self._order: Order | None = None
+        self._reading: Any = None
+        self._skipped = 0
         self._epoch_start: dict[str, Any] | None = None
+        self._taken: int | None = None
+        self._states_are_loaded = False
+        self._stops_at_limit = False
+        self._keeps_ahead = False
+        self._before_ahead: dict[str, Any] | None = None
+        self._described: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return int(self.num_batches)
@@ -55,23 +90,23 @@ class Batches:
         """Begin an epoch and return its iterator.
 
         Args:
-            epoch: its index, handed to samplers with ``set_epoch``.
+            epoch: its index, handed to samplers and iterable data sets with ``set_epoch``.
             skip: batches to leave out, those an earlier process has had.
         """
         self.last = False
         self._next_epoch = epoch + 1
-        for owner in (
-            self.loader,
-            *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler")),
-        ):
-            set_epoch = getattr(owner, "set_epoch", None)
-            if callable(set_epoch):
-                set_epoch(epoch)
+        if not skip:
+            self._leave_epoch()
+        self._taken = self._reading = self._before_ahead = None
+        self._tell_epoch(epoch)
         if skip:
-            iterator = self._resume(skip)
+            iterator = self._resume(epoch, skip)
         else:
-            self._epoch_start = {"random": random_state(), "loader": _generator_states(self.loader)}
-            iterator = iter(self.loader)
+            self._epoch_start = self._start_state(epoch)
+            iterator = self._begin(self._epoch_start["seed"], 0)
+        self._skipped, self._states_are_loaded = skip, False
+        self._taken = skip
+        self._keeps_ahead = not self._has_length and bool(self._stateful or data_generators(self._source))
         self._iterator = iterator if self._has_length else self._look_ahead(iterator, skip)
         return self._iterator
 
@@ -80,31 +115,176 @@ class Batches:
 
         Samplers draw their last random numbers then, and workers stop.
         """
-        if not self._limited:
+        if not self._limited or self._stops_at_limit:
             next(self._iterator, None)
+        self._taken = self._reading = self._before_ahead = None
 
     def rewind(self) -> None:
-        """Put the loader's own generators back to where the epoch began."""
+        """Put the loader's own generators, and what else has a state, back to where the epoch began."""
         if self._epoch_start is not None:
-            _restore_generators(self.loader, self._epoch_start["loader"])
+            restore_states(own_generators(self._source), self._epoch_start["loader"])
+            self._load_states(self._epoch_start.get("states") or {})
+            self._taken = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The generators as they were when the epoch began, and the loader's own as they are now."""
-        return {"epoch_start": self._epoch_start, "loader": _generator_states(self.loader)}
+        """The position, as plain data: the generators when the epoch began and now, and what must stay the same."""
+        return {
+            "epoch_start": self._epoch_start,
+            "loader": states_of(own_generators(self._source)),
+            **(self._before_ahead or self._current_states()),
+            "described": self.describe(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
-        self._epoch_start = state["epoch_start"]
-        _restore_generators(self.loader, state["loader"])
+        """Take back what `state_dict` returned.
 
-    def _resume(self, skip: int) -> Iterator[Any]:
+        Raises:
+            CheckpointError: the data is not what it was.
+        """
+        self.check_same(state.get("described") or {})
+        self._epoch_start = state["epoch_start"]
+        self._taken, self._reading, self._before_ahead = state.get("taken"), None, None
+        restore_states(own_generators(self._source), state["loader"])
+        restore_states(data_generators(self._source), state.get("dataset") or {})
+        self._load_states(state.get("states") or {})
+
+    def describe(self) -> dict[str, Any]:
+        """What of the data must be the same for a run to go on, as plain data; computed once."""
+        if self._described is None:
+            self._described = describe_data(self._source)
+        return self._described
+
+    def check_same(self, saved: Mapping[str, Any]) -> None:
+        """Compare the data with what `describe` returned when a checkpoint was taken.
+
+        Raises:
+            CheckpointError: names what has changed.
+        """
+        check_same_data(saved, self.describe(), self.name)
+
+    def warn_if_not_resumable(self) -> None:
+        """Warn of what would keep a cut run from going on exactly."""
+        for sentence in obstacles(self._source):
+            warnings.warn(f"A run over this {self.name} cannot resume exactly: {sentence}", ResumeWarning, stacklevel=2)
+
+    # epochs
+
+    def _tell_epoch(self, epoch: int) -> None:
+        source = self._source
+        owners = [source, *(getattr(source, name, None) for name in ("sampler", "batch_sampler"))]
+        owners.append(getattr(getattr(source, "batch_sampler", None), "sampler", None))
+        if isinstance(getattr(source, "dataset", None), IterableDataset):
+            owners.append(source.dataset)
+        told: list[Any] = []
+        for owner in owners:
+            set_epoch = getattr(owner, "set_epoch", None)
+            if callable(set_epoch) and all(owner is not other for other in told):
+                told.append(owner)
+                set_epoch(epoch)
+
+    def _start_state(self, epoch: int) -> dict[str, Any]:
+        generator = getattr(self._source, "generator", None)
+        seed = generator.initial_seed() if isinstance(generator, torch.Generator) else torch.initial_seed()
+        return {
+            "random": random_state(),
+            "loader": states_of(own_generators(self._source)),
+            "states": self._states(),
+            "seed": derive_seed(seed, "data", epoch),
+        }
+
+    def _resume(self, epoch: int, skip: int) -> Iterator[Any]:
         now = random_state()
-        if self._epoch_start is not None:
-            restore_random_state(self._epoch_start["random"])
-            _restore_generators(self.loader, self._epoch_start["loader"])
-        iterator = _skip_batches(self.loader, skip)
+        if self._epoch_start is None:
+            self._epoch_start = self._start_state(epoch)
+        elif not self._states_are_loaded:
+            self._load_states(self._epoch_start.get("states") or {})
+            self._states_are_loaded = False  # they are those of the epoch's start
+        restore_random_state(self._epoch_start["random"])
+        restore_states(own_generators(self._source), self._epoch_start["loader"])
+        seed = self._epoch_start.get("seed", derive_seed(torch.initial_seed(), "data", epoch))
+        iterator = self._begin(seed, skip)
         restore_random_state(now)
         return iterator
+
+    def _begin(self, seed: int, skip: int) -> Iterator[Any]:
+        """The iterator of an epoch with this seed, behind its first ``skip`` batches."""
+        if self._indexed is not None:
+            return self._begin_indexed(self._indexed, seed, skip)
+        loader = self._source
+        workers = isinstance(loader, DataLoader) and loader.num_workers > 0
+        if workers and loader.persistent_workers and not self._stateful:  # they would not start over after a resume
+            loader = self._own = loader_over(loader, None) if self._own is None else self._own
+        iterator = self._reading = iter(loader)
+        indexed = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+        if not (workers or indexed or self._stateful or isinstance(loader, list | tuple)):
+            iterator = isolated(iterator, seed)
+        if skip and not self._states_are_loaded:
+            next(islice(iterator, skip - 1, skip), None)
+        return iterator
+
+    def _begin_indexed(self, loader: DataLoader[Any], seed: int, skip: int) -> Iterator[Any]:
+        plain = draws_nothing(loader.dataset, loader.collate_fn)
+        samplers_have_state = bool(self._stateful.keys() - {"dataset"})
+        self._stops_at_limit = False
+        if plain and not skip and not loader.num_workers and not samplers_have_state:
+            self._reading = iter(loader)
+            return self._reading
+        if self._own is None or self._order is None:
+            prefetched = (loader.prefetch_factor or 0) * loader.num_workers
+            limit = int(self.num_batches) if self._limited else None
+            self._order = Order(loader, not plain, limit, prefetched)
+            self._own = loader_over(loader, self._order)
+        own, order = self._own, self._order
+        self._stops_at_limit = True
+        again = own.persistent_workers and own.num_workers > 0 and own._iterator is not None
+        order.begin(seed, skip, loaded=samplers_have_state and self._states_are_loaded, redraw=again)
+        self._reading = iter(own)
+        order.catch_up()
+        return self._reading
+
+    def _leave_epoch(self) -> None:
+        """Put the loader's generators to where the epoch was left, if workers have asked for batches ahead of it."""
+        taken, loader, generators = self._count_taken(), self._indexed, own_generators(self._source)
+        if loader is None or not loader.num_workers or not generators or self._epoch_start is None:
+            return
+        if not taken or taken >= self.num_batches:
+            return
+        now = random_state()
+        restore_random_state(self._epoch_start["random"])
+        restore_states(generators, self._epoch_start["loader"])
+        indices = iter(loader.batch_sampler if loader.batch_sampler is not None else loader.sampler)
+        draw_base_seed(loader.generator)
+        next(islice(indices, taken - 1, taken), None)
+        restore_random_state(now)
+
+    def _count_taken(self) -> int | None:
+        """Batches had in the running epoch, where that is known; None between epochs."""
+        if self._taken is None or self._reading is None or self._indexed is None:
+            return self._taken
+        return self._skipped + getattr(self._reading, "_num_yielded", 0)
+
+    # states
+
+    def _states(self) -> dict[str, Any]:
+        """The states of those parts of the loader that have one."""
+        found = {name: copy.deepcopy(part.state_dict()) for name, part in self._stateful.items()}
+        taken, names = self._count_taken(), [name for name in self._stateful if name != "dataset"]
+        if names and taken is not None and self._order is not None:  # workers may have drawn ahead
+            found.update(zip(names, self._order.state_after(taken), strict=True))
+        return found
+
+    def _current_states(self) -> dict[str, Any]:
+        return {
+            "taken": self._count_taken(),
+            "states": self._states(),
+            "dataset": states_of(data_generators(self._source)),
+        }
+
+    def _load_states(self, states: dict[str, Any]) -> None:
+        for name, part in self._stateful.items():
+            if name in states:
+                part.load_state_dict(states[name])
+                self._states_are_loaded = True
 
     def _look_ahead(self, iterator: Iterator[Any], skip: int) -> Iterator[Any]:
         nothing = object()
@@ -116,135 +296,10 @@ class Batches:
                 f"The data loader ({type(self.loader).__name__}) gave no batches. Give it data; an iterator that can "
                 "be gone through only once is empty in the second epoch: give an object whose __iter__ starts over."
             )
+        self.last = ahead is nothing
         while ahead is not nothing:
+            if self._keeps_ahead:
+                self._before_ahead = self._current_states()
             batch, ahead = ahead, next(iterator, nothing)
             self.last = ahead is nothing
             yield batch
-
-
-def _skip_batches(loader: Any, skip: int) -> Iterator[Any]:
-    """The batches of ``loader`` after the first ``skip``."""
-    if (
-        not isinstance(loader, DataLoader)
-        or loader.batch_sampler is None
-        or isinstance(loader.dataset, IterableDataset)
-    ):
-        iterator = iter(loader)
-        next(islice(iterator, skip - 1, skip), None)
-        return iterator
-    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)  # the seed an iterator draws for workers
-    indices = iter(loader.batch_sampler)
-    next(islice(indices, skip - 1, skip), None)
-    return iter(copy_loader(loader, loader.dataset, batch_sampler=_Rest(indices)))
-
-
-def copy_loader(loader: DataLoader[Any], dataset: Any, **changes: Any) -> DataLoader[Any]:
-    """A loader over ``dataset`` that collates, loads and pins as ``loader`` does.
-
-    Args:
-        changes: arguments of ``DataLoader`` that are not to be those of ``loader``; say here how it samples.
-    """
-    names = (
-        "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
-        "prefetch_factor",
-    )  # fmt: skip
-    return DataLoader(dataset, **{**{name: getattr(loader, name) for name in names}, **changes})
-
-
-class _Rest(Sampler[Any]):
-    """What is left of an iterator over batches of indices, drawn as it is asked for."""
-
-    def __init__(self, rest: Iterator[Any]) -> None:
-        self.rest = rest
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.rest
-
-
-def _generators(loader: Any) -> dict[str, torch.Generator]:
-    """The generators a loader and its samplers own, by name; one object once."""
-    found: dict[str, torch.Generator] = {}
-    for name, owner in (
-        ("loader", loader), ("sampler", getattr(loader, "sampler", None)),
-        ("batch_sampler", getattr(loader, "batch_sampler", None)),
-    ):  # fmt: skip
-        generator = getattr(owner, "generator", None)
-        if isinstance(generator, torch.Generator) and all(generator is not other for other in found.values()):
-            found[name] = generator
-    return found
-
-
-def _generator_states(loader: Any) -> dict[str, Any]:
-    return {name: generator.get_state() for name, generator in _generators(loader).items()}
-
-
-def _restore_generators(loader: Any, states: dict[str, Any]) -> None:
-    for name, generator in _generators(loader).items():
-        if name in states:
-            generator.set_state(states[name])
-
-
-def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
-    """Batches an epoch of ``loader`` has under ``limit``; infinite where it does not say.
-
-    Raises:
-        DataError: the loader has no batches.
-        ConfigurationError: a share of a loader without a length.
-    """
-    if limit == 0:
-        return 0
-    try:
-        length: float = len(loader)
-    except (TypeError, NotImplementedError):
-        length = float("inf")
-    if length == 0:
-        raise DataError(
-            "A data loader has no batches: its data set is empty, or smaller than a batch with drop_last=True. "
-            "Give it data, a smaller batch_size, or drop_last=False."
-        )
-    if limit is None or (isinstance(limit, float) and limit == 1.0):
-        return length
-    if isinstance(limit, int):
-        return min(length, limit)
-    if length == float("inf"):
-        raise ConfigurationError(f"limit {limit} is a share of a data loader that has no length; give an int.")
-    return max(1, int(length * limit))
-
-
-def as_loaders(given: Any) -> list[Any]:
-    """A list of loaders from one loader, a list or dict of them, or None; a data set is refused.
-
-    Raises:
-        DataError: not iterable, or a data set instead of a loader.
-    """
-    if given is None:
-        return []
-    if isinstance(given, Mapping):
-        loaders = list(given.values())
-    else:
-        loaders = list(given) if isinstance(given, list | tuple) and _holds_loaders(given) else [given]
-    for loader in loaders:
-        iterable = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
-        if not iterable or isinstance(loader, str | bytes):
-            raise DataError(
-                f"Expected a data loader (an iterable of batches), got {type(loader).__name__}. "
-                "Wrap a data set: torch.utils.data.DataLoader(dataset, batch_size=...)."
-            )
-        if isinstance(loader, torch.utils.data.Dataset) and not isinstance(loader, IterableDataset):
-            raise DataError(
-                f"Expected a data loader, got the data set {type(loader).__name__}. "
-                "Wrap it: torch.utils.data.DataLoader(dataset, batch_size=...)."
-            )
-    return loaders
-
-
-def _holds_loaders(items: Any) -> bool:
-    """Whether a list holds loaders rather than batches: its items are iterable and no tensors or tuples of them."""
-    return bool(items) and all(
-        isinstance(item, DataLoader) or (hasattr(item, "__iter__") and hasattr(item, "__len__") and _is_batches(item))
-        for item in items
-    )
-
-
-def _is_batches(item: Any) -> bool:
-    return isinstance(item, list) and bool(item) and isinstance(item[0], list | tuple | dict)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
-from torchloops.trainer.data import as_loaders, number_of_batches
+from torchloops.trainer.loaders import as_loaders, number_of_batches
 
 __all__ = ["DataSources"]
 

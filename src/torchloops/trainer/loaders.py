@@ -1,0 +1,92 @@
+"""Data loaders as users give them: checked, counted, copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from torchloops.errors import ConfigurationError, DataError
+
+__all__ = ["as_loaders", "copy_loader", "number_of_batches"]
+
+
+def copy_loader(loader: DataLoader[Any], dataset: Any, **changes: Any) -> DataLoader[Any]:
+    """A loader over ``dataset`` that collates, loads and pins as ``loader`` does.
+
+    Args:
+        changes: arguments of ``DataLoader`` that are not to be those of ``loader``; say here how it samples.
+    """
+    names = (
+        "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
+        "prefetch_factor",
+    )  # fmt: skip
+    return DataLoader(dataset, **{**{name: getattr(loader, name) for name in names}, **changes})
+
+
+def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
+    """Batches an epoch of ``loader`` has under ``limit``; infinite where it does not say.
+
+    Raises:
+        DataError: the loader has no batches.
+        ConfigurationError: a share of a loader without a length.
+    """
+    if limit == 0:
+        return 0
+    try:
+        length: float = len(loader)
+    except (TypeError, NotImplementedError):
+        length = float("inf")
+    if length == 0:
+        raise DataError(
+            "A data loader has no batches: its data set is empty, or smaller than a batch with drop_last=True. "
+            "Give it data, a smaller batch_size, or drop_last=False."
+        )
+    if limit is None or (isinstance(limit, float) and limit == 1.0):
+        return length
+    if isinstance(limit, int):
+        return min(length, limit)
+    if length == float("inf"):
+        raise ConfigurationError(f"limit {limit} is a share of a data loader that has no length; give an int.")
+    return max(1, int(length * limit))
+
+
+def as_loaders(given: Any) -> list[Any]:
+    """A list of loaders from one loader, a list or dict of them, or None; a data set is refused.
+
+    Raises:
+        DataError: not iterable, or a data set instead of a loader.
+    """
+    if given is None:
+        return []
+    if isinstance(given, Mapping):
+        loaders = list(given.values())
+    else:
+        loaders = list(given) if isinstance(given, list | tuple) and _holds_loaders(given) else [given]
+    for loader in loaders:
+        iterable = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
+        if not iterable or isinstance(loader, str | bytes):
+            raise DataError(
+                f"Expected a data loader (an iterable of batches), got {type(loader).__name__}. "
+                "Wrap a data set: torch.utils.data.DataLoader(dataset, batch_size=...)."
+            )
+        if isinstance(loader, torch.utils.data.Dataset) and not isinstance(loader, IterableDataset):
+            raise DataError(
+                f"Expected a data loader, got the data set {type(loader).__name__}. "
+                "Wrap it: torch.utils.data.DataLoader(dataset, batch_size=...)."
+            )
+    return loaders
+
+
+def _holds_loaders(items: Any) -> bool:
+    """Whether a list holds loaders rather than batches: its items are iterable and no tensors or tuples of them."""
+    return bool(items) and all(
+        isinstance(item, DataLoader) or (hasattr(item, "__iter__") and hasattr(item, "__len__") and _is_batches(item))
+        for item in items
+    )
+
+
+def _is_batches(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and isinstance(item[0], list | tuple | dict)

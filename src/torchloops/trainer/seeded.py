@@ -1,0 +1,195 @@
+"""Random numbers of the data: a function of (seed, epoch, sample), whoever loads a sample and when.
+
+Seeding costs a few microseconds a sample, so it is left out where nothing is drawn. Whether something is drawn is seen
+from the states of the generators; the values do not depend on it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate, get_worker_info
+
+from torchloops.seeding import derive_seed
+from torchloops.trainer.generators import GENERATORS, generator_states, restore_generator_states
+
+__all__ = ["Key", "SeededDataset", "as_it_is", "draws_nothing"]
+
+_ALL = range(len(GENERATORS))
+
+
+class Key(NamedTuple):
+    """What a sampler hands to a `SeededDataset` in place of indices.
+
+    Args:
+        seed: of the epoch.
+        number: of the batch in the epoch, from 0.
+        indices: of the batch's samples; the index itself where the loader makes no batches.
+        batched: whether ``indices`` is a list whose samples are to be collated.
+    """
+
+    seed: int
+    number: int
+    indices: Any
+    batched: bool
+
+
+class SeededDataset:
+    """A data set whose samples, and batches, are loaded with generators seeded for them.
+
+    Attributes it does not have are those of the data set, so that a ``worker_init_fn`` works as before.
+
+    Args:
+        dataset: map-style data set.
+        collate: joins samples to a batch, or converts a single one.
+    """
+
+    _own = ("_seeded_dataset", "_seeded_collate", "_seeded_used", "_seeded_known", "_seeded_splits")
+
+    def __init__(self, dataset: Any, collate: Callable[[Any], Any]) -> None:
+        self._seeded_dataset = dataset
+        self._seeded_collate = collate
+        self._seeded_used: list[int] = []  # generators to seed; the others are watched
+        self._seeded_known = False
+        self._seeded_splits: bool | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._own or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._seeded_dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._own:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._seeded_dataset, name, value)
+
+    def __len__(self) -> int:
+        return len(self._seeded_dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._seeded_load(key) if isinstance(key, Key) else self._seeded_dataset[key]
+
+    def __getitems__(self, key: Any) -> Any:
+        return self._seeded_load(key) if isinstance(key, Key) else self._seeded_dataset.__getitems__(key)
+
+    def _seeded_load(self, key: Key) -> Any:
+        """The batch of ``key``; in the main process the generators are afterwards as they were."""
+        before = generator_states()
+        try:
+            if not self._seeded_known:
+                return self._seeded_learn(key)
+            while True:
+                batch = self._seeded_fetch(key, _Seeding(self._seeded_used))
+                drawn = [i for i in _ALL if i not in self._seeded_used and GENERATORS[i].changed(before[i])]
+                if not drawn:
+                    return batch
+                self._seeded_used = self._seeded_used + drawn  # loaded again, with these seeded too
+        finally:
+            if get_worker_info() is None:
+                restore_generator_states(before)
+
+    def _seeded_learn(self, key: Key) -> Any:
+        """Load a first batch with all generators seeded, and note which of them are drawn from."""
+        seeding = _Seeding(_ALL, watching=True)
+        batch = self._seeded_fetch(key, seeding)
+        self._seeded_used, self._seeded_known = sorted(seeding.finish()), True
+        return batch
+
+    def _seeded_fetch(self, key: Key, seeding: _Seeding) -> Any:
+        dataset = self._seeded_dataset
+        if not key.batched:
+            seeding(key.seed, _name(key.indices))
+            return self._seeded_collate(dataset[key.indices])
+        gather = getattr(dataset, "__getitems__", None)
+        if not callable(gather):
+            samples: Any = []
+            for index in key.indices:
+                seeding(key.seed, _name(index))
+                samples.append(dataset[index])
+        elif not seeding.generators:
+            samples = gather(key.indices)
+        else:
+            samples = self._seeded_gather(gather, key, seeding)
+        seeding(key.seed, "batch", key.number)
+        return self._seeded_collate(samples)
+
+    def _seeded_gather(self, gather: Callable[[list[Any]], Any], key: Key, seeding: _Seeding) -> Any:
+        """Samples of a data set that gives several at once: one by one where that is the same."""
+        if self._seeded_splits is None:
+            self._seeded_splits = all(_is_list(gather(key.indices[:1] * number), number) for number in (1, 2))
+        if self._seeded_splits:
+            samples = []
+            for index in key.indices:
+                seeding(key.seed, _name(index))
+                samples += gather([index])
+            return samples
+        seeding(key.seed, repr([_name(index) for index in key.indices]))
+        return gather(key.indices)
+
+
+class _Seeding:
+    """Seeds some of the generators by keys.
+
+    Args:
+        generators: positions in `GENERATORS`.
+        watching: note which of them are drawn from in between.
+    """
+
+    def __init__(self, generators: Sequence[int], watching: bool = False) -> None:
+        self.generators = generators
+        self.watching = watching
+        self._drawn: set[int] = set()
+        self._states: list[Any] = []
+
+    def __call__(self, *keys: int | str) -> None:
+        if not self.generators:
+            return
+        if self.watching:
+            self.finish()
+        seed = derive_seed(*keys)
+        for i in self.generators:
+            GENERATORS[i].seed(seed)
+        if self.watching:
+            self._states = [GENERATORS[i].state() for i in self.generators]
+
+    def finish(self) -> set[int]:
+        """The generators that were drawn from after some seeding."""
+        self._drawn.update(
+            i for i, state in zip(self.generators, self._states, strict=False) if GENERATORS[i].changed(state)
+        )
+        return self._drawn
+
+
+def _is_list(samples: Any, length: int) -> bool:
+    return type(samples) is list and len(samples) == length
+
+
+def _name(index: Any) -> int | str:
+    """An index as a part of a seed."""
+    try:
+        return operator.index(index)
+    except TypeError:
+        return repr(index)
+
+
+def as_it_is(batch: Any) -> Any:
+    """The batch: a `SeededDataset` has collated it."""
+    return batch
+
+
+def draws_nothing(dataset: Any, collate: Any = default_collate) -> bool:
+    """Whether a data set and its collate function are known to draw no random numbers.
+
+    Known are data sets of tensors, parts and chains of them with ``default_collate``, and whatever has an attribute
+    ``draws_random_numbers`` that is False.
+    """
+    if collate is not default_collate and getattr(collate, "draws_random_numbers", True):
+        return False
+    if type(dataset) is Subset:
+        return draws_nothing(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return all(draws_nothing(part) for part in dataset.datasets)
+    return type(dataset) is TensorDataset or getattr(dataset, "draws_random_numbers", True) is False
