@@ -389,3 +389,20 @@ def test_rewind_makes_the_epoch_start_again():
     again = run_epochs(batches, 1, draw=False)
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     assert not any(torch.equal(one, other) for one, other in pairwise(first))
+
+
+def test_a_loader_of_several_processes_is_told_the_epoch_and_goes_on():
+    from lightning_fabric.wrappers import _FabricDataLoader
+    from torch.utils.data import DistributedSampler
+
+    def make():
+        sampler = DistributedSampler(range(23), num_replicas=2, rank=1, shuffle=True)
+        return _FabricDataLoader(DataLoader(Augmented(), batch_size=3, sampler=sampler))
+
+    seed_all()
+    positions = []
+    whole = run_epochs(Batches(make()), 2, at=positions)
+    size = len(whole) // 2
+    assert not equal([batch[:, 0] for batch in whole[:size:2]], [batch[:, 0] for batch in whole[size::2]])
+    for position, length, stored in positions:
+        assert equal(resume(make, stored, position, 2), whole[length:])

@@ -23,6 +23,8 @@ class ImageCollator:
     settings of ``preprocessing``, float images stay as they are. ``targets`` is an int64 tensor ``(B,)``.
     """
 
+    draws_random_numbers = False
+
     preprocessing: Preprocessing
 
     def __call__(self, samples: Sequence[Any]) -> Any:

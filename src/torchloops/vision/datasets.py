@@ -120,6 +120,11 @@ class ImageView(Dataset):
         return [paths[index] for index in self.indices]
 
     @property
+    def draws_random_numbers(self) -> bool:
+        """False: the samples are known to be the same each time they are read."""
+        return not self._in_memory
+
+    @property
     def _in_memory(self) -> bool:
         if self.transform is not None or not self.with_targets or not isinstance(self.source, TensorDataset):
             return False

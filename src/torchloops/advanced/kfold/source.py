@@ -89,6 +89,8 @@ class FoldSource:
 class _TensorRows(Dataset[Any]):
     """Some rows of tensors in memory; a batch is gathered at once, where a Subset would collate it row by row."""
 
+    draws_random_numbers = False
+
     def __init__(self, tensors: Sequence[torch.Tensor], sample_ids: Sequence[int]) -> None:
         self.tensors = tuple(tensors)
         self.indices = torch.tensor(list(sample_ids))
@@ -110,6 +112,9 @@ class _Gathered(list[torch.Tensor]):
 
 def _collate_rows(samples: Any) -> Any:
     return list(samples) if isinstance(samples, _Gathered) else default_collate(samples)
+
+
+_collate_rows.draws_random_numbers = False  # type: ignore[attr-defined]
 
 
 def source_of(
