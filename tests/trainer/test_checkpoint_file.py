@@ -527,10 +527,16 @@ def test_a_file_without_a_format_is_read_as_it_is(tmp_path):
     assert read == {"state_dict": {"weight": read["state_dict"]["weight"]}, "epoch": 4}
 
 
-def test_format_1_is_brought_up_to_date(tmp_path):
+def test_weights_of_format_1_are_brought_up_to_date(tmp_path):
     torch.save({"format": 1, "state_dict": {}, "epoch": 4}, tmp_path / "old.ckpt")
     read = read_checkpoint(tmp_path / "old.ckpt")
-    assert (read["format"], read["outer_runs"], read["epoch"]) == (FORMAT, [], 4)
+    assert (read["format"], read["epoch"]) == (FORMAT, 4)
+
+
+def test_a_file_that_lacks_what_its_format_has_is_no_checkpoint(tmp_path):
+    torch.save({"format": 1, "state_dict": {}, "loop_tree": {}}, tmp_path / "old.ckpt")
+    with pytest.raises(DamagedCheckpointError, match=r"old\.ckpt is no checkpoint of format 1: it lacks"):
+        read_checkpoint(tmp_path / "old.ckpt")
 
 
 def test_formats_are_brought_up_to_date_one_after_the_other(tmp_path, monkeypatch):

@@ -349,16 +349,40 @@ def _upgraded(checkpoint: Any, path: Path, verified: bool) -> dict[str, Any]:
             f"{path} is damaged: its checksum is missing, so it was cut or changed, or not written by torchloops. "
             "Take the checkpoint before it, or a copy."
         )
-    while version < FORMAT:
-        checkpoint, version = _UPGRADES[version](checkpoint), version + 1
-        checkpoint["format"] = version
+    try:
+        while version < FORMAT:
+            checkpoint, version = _UPGRADES[version](checkpoint), version + 1
+            checkpoint["format"] = version
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpointError(f"{path} is no checkpoint of format {version}: it lacks {error}.") from error
     return checkpoint
 
 
-def _add_outer_runs(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 knew one run only."""
-    return {**checkpoint, "outer_runs": []}
+def _from_format_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 knew one run, the training's values and data, and the end of an accumulation only."""
+    if "loop_tree" not in checkpoint:  # weights alone
+        return checkpoint
+    data, metrics = checkpoint["data"], checkpoint["torchmetrics"]
+    return {
+        **checkpoint,
+        "name": "",
+        "last_batch": (0, False),
+        "loggers": [],
+        "once": {},
+        "results": {"train": checkpoint["results"]},
+        "data": {"train": [data]} if data else {},
+        "torchmetrics": {
+            name: {"state": one["state"], "_update_count": one["updates"], "_forward_cache": None}
+            for name, one in metrics.items()
+        },
+        "outer_runs": [],
+        "evaluation_loops": {},
+        "gradients": {},
+        "modes": {"frozen": [], "evaluating": []},
+        "settings": {},
+        "inside_batch": False,
+    }
 
 
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_outer_runs}
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
 """From a format to the function that makes a checkpoint of it one of the next format."""
