@@ -41,6 +41,12 @@ class KeepBest(Callback):
         if self.epoch is None or is_better(score, self.score, self.mode):
             self.epoch, self.score, self._weights = trainer.current_epoch, score, weights_of(module)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "score": self.score, "weights": self._weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epoch, self.score, self._weights = state_dict["epoch"], state_dict["score"], state_dict["weights"]
+
     def restore(self, module: Any) -> None:
         """Put the best weights into ``module``.
 

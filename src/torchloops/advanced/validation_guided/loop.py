@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from torchloops.advanced.describing import check_same, describe
 from torchloops.advanced.validation_guided.guide import GuideBatches, GuidePass
 from torchloops.advanced.validation_guided.scaling import Scale, warn_if_cancelled
 from torchloops.advanced.validation_guided.settings import check_guide_data, check_settings
@@ -82,6 +83,11 @@ class ValidationGuidedLoop(TrainingEpochLoop):
         The first example of PyTorch Lightning's page on loops; Ren, Zeng, Yang, Urtasun 2018, "Learning to
         Reweight Examples for Robust Deep Learning", arXiv 1803.09050.
     """
+
+    fixed_settings = (
+        "guide_split", "guide_batches", "every_n_steps", "guide_mode", "guide_reduction", "epsilon", "min_scale",
+        "max_scale", "seed", "log_guide",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -174,9 +180,9 @@ class ValidationGuidedLoop(TrainingEpochLoop):
         loader = trainer.engine.setup_loader(loader, trainer.use_distributed_sampler)
         data = GuideBatches(loader, self.guide_batches)
         guided = GuidedSteps(self, GuidePass(trainer, data, self.guide_step, self.guide_mode, self.seed))
-        if self._saved is not None:
-            guided.load_state_dict(self._saved)
-            self._saved = None
+        saved, self._saved = self._saved, None
+        if saved is not None and saved["run"] == trainer.run_name:
+            guided.load_state_dict(saved["steps"])
         if self.scale != "reweight" and not self._has_warned and trainer.is_global_zero:
             clips = bool(trainer.gradient_clip_val) and trainer.gradient_clip_algorithm == "norm"
             self._has_warned = warn_if_cancelled(trainer.optimizers, clips)
@@ -187,11 +193,17 @@ class ValidationGuidedLoop(TrainingEpochLoop):
 
     # state
 
+    @property
+    def _functions(self) -> dict[str, Any]:
+        return {name: describe(getattr(self, name)) for name in ("scale", "guide_step", "sample_losses")}
+
     def on_save_checkpoint(self) -> dict[str, Any]:
         guided = None if self._trainer is None else self._guided_steps()
-        guide = self._saved if guided is None else guided.state_dict()
-        return {**super().on_save_checkpoint(), "guide": guide}
+        guide = self._saved if guided is None else {"run": self.trainer.run_name, "steps": guided.state_dict()}
+        return {**super().on_save_checkpoint(), "guide": guide, "functions": self._functions}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
-        self._saved = state_dict["guide"]
+        check_same("ValidationGuidedLoop", state_dict.get("functions", {}), self._functions)
+        guide = state_dict["guide"]
+        self._saved = guide if guide is None or "run" in guide else {"run": "", "steps": guide}  # the latter: format 1

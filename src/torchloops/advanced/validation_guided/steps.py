@@ -35,16 +35,17 @@ class _Track:
         self.share: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        direction = self.direction if self.every > 1 else []  # else it is computed again at the next step
+        is_kept = self.every > 1 or self.guided_at == self.steps  # else the next step computes it again
         return {
-            "steps": self.steps, "guided_at": self.guided_at, "factor": self.factor,
-            "history": list(self.history), "direction": direction,
+            "steps": self.steps, "guided_at": self.guided_at, "factor": self.factor, "share": self.share,
+            "history": torch.stack(list(self.history)) if self.history else None,
+            "direction": self.direction if is_kept else [],
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.guided_at, self.factor = state["steps"], state["guided_at"], state["factor"]
-        self.history.extend(state["history"])
-        self.direction = list(state["direction"])
+        self.history.extend(() if state["history"] is None else state["history"])
+        self.direction, self.share = list(state["direction"]), state.get("share")
 
 
 class GuidedSteps:

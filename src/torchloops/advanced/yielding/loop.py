@@ -55,6 +55,7 @@ class YieldLoop(Loop):
     def __init__(self, retain_graph: bool = False) -> None:
         super().__init__()
         self.retain_graph = retain_graph
+        self._saved_starts: list[bool] = []
 
     @property
     def done(self) -> bool:
@@ -71,6 +72,9 @@ class YieldLoop(Loop):
     def on_run_start(self, batch: Any, batch_idx: int) -> None:
         if self._bound is None:
             self._bound = YieldingStep(self.trainer, self.retain_graph)
+            for part, starts in zip(self._bound.parts, self._saved_starts, strict=False):
+                part.step.starts = starts
+            self._saved_starts = []
         self._bound.begin(batch, batch_idx)
 
     def advance(self, batch: Any, batch_idx: int) -> None:
@@ -79,3 +83,12 @@ class YieldLoop(Loop):
 
     def on_run_end(self) -> Any:
         return self._bound.outputs
+
+    # state
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        bound = self._bound
+        return {"starts": self._saved_starts if bound is None else [part.step.starts_anew for part in bound.parts]}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        self._saved_starts = state_dict.get("starts", [])
