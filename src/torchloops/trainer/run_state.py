@@ -68,6 +68,8 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
             callback.on_load_checkpoint(trainer, trainer.module, {**checkpoint, **saved})
     if saved["optimizer_states"]:  # none: no loop had asked for the optimizers, as in an outer loop's own run
         _restore_each("optimizers", trainer.optimizers, saved["optimizer_states"])
+        for optimizer in trainer.optimizers:
+            optimizer._opt_called = bool(saved["global_step"])  # else torch warns of a scheduler that steps first
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         _restore_each("learning-rate schedulers", schedulers, saved["lr_schedulers"])
     for callback in run.callbacks:

@@ -192,6 +192,7 @@ class Runs(TrainerView):
             self.run.reload(stage)
         with self.sources.replaced_by(datamodule):
             yield
+        self.run.pending_data = {}  # positions in that data which nobody asked for any more
 
     def _check_is_fitting(self, name: str) -> None:
         if self._active is None:
