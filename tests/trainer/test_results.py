@@ -59,7 +59,8 @@ def new_process(results, module):
     """A new module and new results with the state of others."""
     other = Module()
     other.accuracy.zeros, other.accuracy.count = module.accuracy.zeros, module.accuracy.count
-    other.accuracy._update_count, other.accuracy._computed = module.accuracy._update_count, None
+    for name in ("_update_count", "_forward_cache", "_computed"):  # saved with the module's metrics
+        setattr(other.accuracy, name, getattr(module.accuracy, name))
     resumed = Results(training=results.training)
     state = through_a_file(results.state_dict(names(module)))
     resumed.log("stale", 1.0, on_epoch=True)

@@ -18,7 +18,11 @@ class Callback:
     they run. Every hook gets the Trainer and the module first. ``Trainer.call_hook(name, *args)`` calls hooks of
     other names in the same way.
 
-    What must survive a resume goes into ``state_dict`` as plain data (numbers, strings, tensors, lists, dicts).
+    What must survive a resume goes into ``state_dict`` as plain data (numbers, strings, tensors, lists, dicts); numbers
+    take less time to save than tensors of one element. A resumed run calls ``setup``, ``on_load_checkpoint``,
+    ``load_state_dict``, ``on_fit_start`` and ``on_train_start``; the hooks after them go on where the run was saved,
+    so that in the middle of an epoch there is no ``on_train_epoch_start``, and in that of a validation no
+    ``on_validation_start``. Flags and modes of the module are put back by the Trainer.
 
     Attributes:
         order: when the callback runs among the others. 0: before the module's hook of the same name. Above 0:

@@ -60,6 +60,20 @@ class Freeze(Callback):
             for layer, _ in self._modes:
                 layer.eval()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What to put back at the end: an inner run that is resumed finds the module as the run left it."""
+        return {
+            "frozen": self.frozen,
+            "flags": bytes(flag for _, flag in self._found),
+            "modes": bytes(training for _, training in self._modes),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "flags" in state_dict:
+            flags, modes = map(bool, state_dict["flags"]), map(bool, state_dict["modes"])
+            self._found = [(parameter, flag) for (parameter, _), flag in zip(self._found, flags, strict=True)]
+            self._modes = [(layer, training) for (layer, _), training in zip(self._modes, modes, strict=True)]
+
     def teardown(self, trainer: Any, module: Any, stage: str) -> None:
         if stage != "fit":
             return
@@ -134,9 +148,6 @@ class FreezeUnfreeze(Freeze):
         state = checkpoint.get("callbacks", {}).get(self.state_key, {})
         if self.frozen and not state.get("frozen", True):
             self._unfreeze(trainer, module)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"frozen": self.frozen}
 
     def _unfreeze(self, trainer: Any, module: Any) -> None:
         optimizers = trainer.optimizers  # configured here, if they are not yet, while the backbone is frozen

@@ -41,8 +41,21 @@ class LearningRateMonitor(Callback):
         self.logging_interval = logging_interval
         self.lrs: dict[str, list[float]] = {}
 
+    @property
+    def state_key(self) -> str:
+        return f"LearningRateMonitor(logging_interval={self.logging_interval!r})"
+
+    def setup(self, trainer: Any, module: Any, stage: str) -> None:
+        if stage == "fit":
+            self.lrs = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lrs": {name: torch.tensor(values, dtype=torch.float64) for name, values in self.lrs.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lrs = {name: values.tolist() for name, values in state_dict["lrs"].items()}
+
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self.lrs = {}
         stepwise = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
         on_steps = self.logging_interval == "step" or (self.logging_interval is None and stepwise)
         self._switch_hook(LearningRateMonitor, "on_train_batch_start", on_steps)

@@ -48,7 +48,7 @@ class RichProgressBar(Callback):
         self._display: ProgressDisplay | None = None
         self._next_drawing = 0.0
         self._epoch_started = self._pass_started = 0.0
-        self._batches_seen = 0
+        self._batches_seen: dict[int, int] = {}  # of the running pass, by data loader
         self._training = False
 
     def fresh(self) -> RichProgressBar:
@@ -61,6 +61,7 @@ class RichProgressBar(Callback):
         if not trainer.run_name:
             self._training = False
             self._choose_hooks(trainer)
+            self._start_pass()  # one that is resumed in the middle does not start
 
     def teardown(self, trainer: Any, module: Any, stage: str) -> None:
         self._training = False
@@ -75,13 +76,16 @@ class RichProgressBar(Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self._training = True
-        self._epoch_started = monotonic()  # a resumed epoch has no on_train_epoch_start
+        self._start_epoch(trainer)  # a resumed one has no on_train_epoch_start
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self._training = False
         self._hide(trainer, "epoch", "batch")
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        self._start_epoch(trainer)
+
+    def _start_epoch(self, trainer: Any) -> None:
         self._epoch_started = monotonic()
         if self._display is not None:
             epochs = _number_of_epochs(trainer)
@@ -117,7 +121,7 @@ class RichProgressBar(Callback):
     def on_validation_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._batches_seen += 1
+        self._batches_seen[dataloader_idx] = batch_idx + 1
         now = monotonic()
         if now >= self._next_drawing:
             self._draw_pass(trainer, "validate", now)
@@ -125,7 +129,7 @@ class RichProgressBar(Callback):
     def on_test_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._batches_seen += 1
+        self._batches_seen[dataloader_idx] = batch_idx + 1
         now = monotonic()
         if now >= self._next_drawing:
             self._draw_pass(trainer, "test", now)
@@ -133,7 +137,7 @@ class RichProgressBar(Callback):
     def on_predict_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._batches_seen += 1
+        self._batches_seen[dataloader_idx] = batch_idx + 1
         now = monotonic()
         if now >= self._next_drawing:
             self._draw_pass(trainer, "predict", now)
@@ -146,7 +150,7 @@ class RichProgressBar(Callback):
         self._end_pass(trainer, "test", _metrics_of(trainer, "test"))
 
     def on_predict_end(self, trainer: Any, module: Any) -> None:
-        self._end_pass(trainer, "predict", f"{self._batches_seen} batches")
+        self._end_pass(trainer, "predict", f"{self._number_seen(trainer, 'predict')} batches")
 
     # inside
 
@@ -170,14 +174,20 @@ class RichProgressBar(Callback):
             self._display = None
 
     def _start_pass(self) -> None:
-        self._batches_seen = 0
+        self._batches_seen = {}
         self._pass_started = monotonic()
 
     def _draw_pass(self, trainer: Any, stage: str, now: float) -> None:
         self._next_drawing = now + self.refresh_rate
         total = sum(batches.num_batches for batches in trainer.run.batches(stage))
         name = "sanity check" if trainer.sanity_checking else stage
-        self._draw(trainer, stage, _named(trainer, name), self._batches_seen, total, "")
+        self._draw(trainer, stage, _named(trainer, name), self._number_seen(trainer, stage), total, "")
+
+    def _number_seen(self, trainer: Any, stage: str) -> int:
+        """Batches of the running pass, those included that were seen before a resume."""
+        first = min(self._batches_seen, default=0)
+        lengths = [batches.num_batches for batches in trainer.run.batches(stage)[:first]]
+        return sum(self._batches_seen.values()) + sum(int(length) for length in lengths if not math.isinf(length))
 
     def _end_pass(self, trainer: Any, stage: str, values: str) -> None:
         self._hide(trainer, stage)

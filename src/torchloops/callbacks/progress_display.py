@@ -46,7 +46,8 @@ class ProgressDisplay:
             unit: unit of its speed; empty: the speed is not shown.
         """
         if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(description, total=total, info=info, unit=unit)
+            done: Any = completed  # a resumed epoch's bar begins where that goes on
+            self._tasks[key] = self._progress.add_task(description, total=total, completed=done, info=info, unit=unit)
         self._progress.update(self._tasks[key], description=description, completed=completed, total=total, info=info)
         self._progress.refresh()
 

@@ -40,7 +40,7 @@ class TrainingEpochLoop(Loop):
         self._max_steps = max_steps
         self.batch_loop: Any = TrainingBatchLoop()
         self.val_loop: Any = EvaluationLoop("validate")
-        self._validation_is_due = False
+        self._validation_is_due = self._step_is_unlogged = False
 
     def connect(self, batch_loop: Loop | None = None, val_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop of a batch, the validation loop, or both."""
@@ -82,6 +82,9 @@ class TrainingEpochLoop(Loop):
         bound = self._bound = _BoundEpoch(self, trainer, batches)
         bound.next_batch = batches.start_epoch(trainer.current_epoch, skip=self.progress.current).__next__
         bound.results.step_level = True
+        if self.restarting and self._step_is_unlogged and bound.log_every:
+            bound.log_step()
+        self._step_is_unlogged = False
         if self.restarting and self._validation_is_due:
             self._validate()
 
@@ -141,13 +144,17 @@ class TrainingEpochLoop(Loop):
             bound.batches.end_epoch()
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        bound = self._bound
-        comes_next = bound is not None and bound.in_batch_end and bound.is_validation_due(self.progress.current)
+        bound, done = self._bound, self.progress.current
+        in_batch_end = bound is not None and bound.in_batch_end  # what follows those hooks comes next
         is_cut = self._validation_is_due and self.val_loop.progress.running
-        return {"validation_is_due": comes_next or is_cut}
+        return {
+            "validation_is_due": (in_batch_end and bound.is_validation_due(done)) or is_cut,
+            "step_is_unlogged": in_batch_end and bool(bound.log_every) and done % bound.log_every == 0,
+        }
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         self._validation_is_due = state_dict["validation_is_due"]
+        self._step_is_unlogged = state_dict.get("step_is_unlogged", False)
 
 
 def _refuses(hooks: list[Callable[..., Any]], batch: Any, batch_idx: int) -> bool:

@@ -113,7 +113,7 @@ class Entry:
         return {
             **{option: getattr(self, option) for option in _OPTIONS},
             "metric": metric,
-            "value": _packed(self.step_value() if self.on_step or self.metric is None else None),
+            "value": _packed(self.value),
             "total": _packed(self.total),
             "weight": self.weight,
             "pending": _packed_values(self.pending),
@@ -124,13 +124,7 @@ class Entry:
     def from_state(cls, state: Mapping[str, Any], metric: Any, device: Any) -> Entry:
         """The entry that `state_dict` was asked of, its tensors on ``device`` where they were not on the CPU."""
         entry = cls(*(state[option] for option in _OPTIONS))
-        value = _unpacked(state["value"], device)
-        if metric is None:
-            entry.value = value
-        else:
-            entry.metric = metric
-            if entry.on_step:
-                metric._forward_cache = value
+        entry.value, entry.metric = _unpacked(state["value"], device), metric
         entry.total, entry.weight = _unpacked(state["total"], device), state["weight"]
         entry.pending = _unpacked_values(state["pending"], device)
         entry.sizes = [size for size, count in state["sizes"] for _ in range(count)]

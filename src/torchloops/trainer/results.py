@@ -197,7 +197,7 @@ class Results:
 
         Args:
             state: the state; that of a format 1 checkpoint is taken as well.
-            metrics: torchmetrics objects by their path in the module; what they gathered is not in the state.
+            metrics: torchmetrics objects by their path in the module; what they gathered is saved with the module.
             device: where values go that were on another device than the CPU.
 
         Raises:
