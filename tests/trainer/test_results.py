@@ -168,6 +168,15 @@ def test_what_is_saved_does_not_follow_what_is_logged_later():
     assert other.epoch_metrics(lambda value, _: value)["a"][0].item() == 1.0
 
 
+def test_a_buffer_that_is_changed_in_place_is_logged_as_it_was():
+    results, average = Results(False), torch.tensor(0.0)
+    results.start_batch(torch.empty(1, 1))
+    for _ in range(3):
+        average.add_(1.0)
+        results.log("average", average)
+    assert results.epoch_metrics(lambda value, _: value)["average"][0].item() == 2.0
+
+
 def test_the_size_of_the_last_batch_is_known_until_the_epoch_forgets_it():
     for forget, expected in ((False, 5.0), (True, 1.0)):
         results = Results(True)

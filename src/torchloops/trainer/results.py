@@ -68,10 +68,10 @@ class Results:
             )
         if entry.metric is not None:
             return
-        if value.__class__ is Tensor:
-            value = value.detach()
+        if value.__class__ is Tensor:  # without a gradient it may be a buffer that is changed in place later
+            value = value.detach() if value.requires_grad else value.clone()
         elif isinstance(value, Tensor):
-            value = value.detach().as_subclass(Tensor)
+            value = value.detach().as_subclass(Tensor).clone()
         entry.value = value
         if entry.on_epoch:
             size: float | None = batch_size
