@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import random
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -14,51 +15,67 @@ import torch
 __all__ = ["GENERATORS", "generator_states", "isolated", "restore_generator_states"]
 
 
-class _Python:
-    """Python's generator."""
-
-    state = staticmethod(random.getstate)
-    restore = staticmethod(random.setstate)
-    seed = staticmethod(random.seed)
-
-    @staticmethod
-    def changed(state: Any) -> bool:
-        return random.getstate() != state
+_WORDS = 624 * 4  # bytes of a Mersenne twister
 
 
-class _Numpy:
-    """numpy's global generator; asking for its whole state is slow, so that is done only when it has changed."""
+class _Marked:
+    """A generator whose whole state is slow to ask for: that is done only when a mark of it has changed.
 
-    def __init__(self) -> None:
+    Args:
+        mark: gives something cheap that changes with every draw, or all but every draw.
+        state, restore, seed: ask for the whole state, set it, set a seed.
+        may_hide: whether a draw from this state may leave the mark as it is.
+    """
+
+    def __init__(self, mark: Any, state: Any, restore: Any, seed: Any, may_hide: Any = lambda state: False) -> None:
+        self.seed = seed
+        self._mark, self._state, self._restore, self._may_hide = mark, state, restore, may_hide
         self._known: Any = (None, None)
 
     def state(self) -> Any:
-        mark = _numpy_mark()
-        if mark != self._known[0] or self._known[1][3]:  # a kept normal number may be used up without a trace
-            self._known = mark, _numpy_state()
+        mark = self._mark()
+        if mark != self._known[0] or self._may_hide(self._known[1]):
+            self._known = mark, self._state()
         return self._known
 
     def changed(self, state: Any) -> bool:
-        return bool(_numpy_mark() != state[0] or (state[1][3] and not _numpy_state()[3]))
+        return bool(self._mark() != state[0] or (self._may_hide(state[1]) and not self._may_hide(self._state())))
 
     def restore(self, state: Any) -> None:
         if self.changed(state):
-            np.random.set_state(state[1])
-
-    def seed(self, seed: int) -> None:
-        np.random.seed(seed)
+            self._restore(state[1])
 
 
-def _numpy_state() -> Any:
-    return np.random.get_state()
+def _python_mark() -> Any:
+    return random.getstate()
 
 
-def _numpy_mark() -> bytes:
-    """The bytes of numpy's generator, by which one sees that it has moved."""
+def _python_mark_from_memory() -> Any:
+    return ctypes.string_at(_PYTHON_ADDRESS, 4 + _WORDS), _PYTHON.gauss_next
+
+
+def _memory_is_as_expected() -> bool:
+    """Whether the state of Python's generator lies in memory as CPython has it: a position and the words."""
+    if platform.python_implementation() != "CPython" or type(_PYTHON).__basicsize__ < _HEAD + 4 + _WORDS:
+        return False
+    words = np.frombuffer(ctypes.string_at(_PYTHON_ADDRESS + 4, _WORDS), dtype=np.uint32)
+    return words.tolist() == list(random.getstate()[1][:-1])
+
+
+_PYTHON: Any = random.random.__self__  # type: ignore[attr-defined]
+_HEAD = object.__basicsize__
+_PYTHON_ADDRESS = id(_PYTHON) + _HEAD
+
+
+def _numpy_mark() -> Any:
     generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
     if type(generator) is not np.random.MT19937:
-        return repr(generator.state).encode()
-    return ctypes.string_at(generator.ctypes.state_address, 625 * 4)  # the key of 624 words and the position
+        return repr(generator.state)
+    return ctypes.string_at(generator.ctypes.state_address, _WORDS + 4)  # the words and a position
+
+
+def _keeps_a_normal_number(state: Any) -> bool:
+    return state is not None and bool(state[3])
 
 
 class _Torch:
@@ -73,7 +90,14 @@ class _Torch:
         return not torch.equal(torch.default_generator.get_state(), state)
 
 
-GENERATORS: tuple[Any, ...] = (_Python(), _Numpy(), _Torch())
+GENERATORS: tuple[Any, ...] = (
+    _Marked(
+        _python_mark_from_memory if _memory_is_as_expected() else _python_mark,
+        random.getstate, random.setstate, random.seed,
+    ),
+    _Marked(_numpy_mark, np.random.get_state, np.random.set_state, np.random.seed, _keeps_a_normal_number),
+    _Torch(),
+)  # fmt: skip
 
 
 def generator_states() -> list[Any]:

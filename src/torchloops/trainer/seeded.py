@@ -78,6 +78,7 @@ class SeededDataset:
     def _seeded_load(self, key: Key) -> Any:
         """The batch of ``key``; in the main process the generators are afterwards as they were."""
         before = generator_states()
+        touched = True
         try:
             if not self._seeded_known:
                 return self._seeded_learn(key)
@@ -85,10 +86,11 @@ class SeededDataset:
                 batch = self._seeded_fetch(key, _Seeding(self._seeded_used))
                 drawn = [i for i in _ALL if i not in self._seeded_used and GENERATORS[i].changed(before[i])]
                 if not drawn:
+                    touched = bool(self._seeded_used)
                     return batch
                 self._seeded_used = self._seeded_used + drawn  # loaded again, with these seeded too
         finally:
-            if get_worker_info() is None:
+            if touched and get_worker_info() is None:
                 restore_generator_states(before)
 
     def _seeded_learn(self, key: Key) -> Any:
@@ -104,15 +106,15 @@ class SeededDataset:
             seeding(key.seed, _name(key.indices))
             return self._seeded_collate(dataset[key.indices])
         gather = getattr(dataset, "__getitems__", None)
-        if not callable(gather):
-            samples: Any = []
+        if not seeding.generators:
+            samples = gather(key.indices) if callable(gather) else [dataset[index] for index in key.indices]
+        elif callable(gather):
+            samples = self._seeded_gather(gather, key, seeding)
+        else:
+            samples = []
             for index in key.indices:
                 seeding(key.seed, _name(index))
                 samples.append(dataset[index])
-        elif not seeding.generators:
-            samples = gather(key.indices)
-        else:
-            samples = self._seeded_gather(gather, key, seeding)
         seeding(key.seed, "batch", key.number)
         return self._seeded_collate(samples)
 
