@@ -1,22 +1,26 @@
 """``FAULTS_KILLS=100 pytest tests/faults``: so many kills a scenario; ``FAULTS_SEED`` draws others."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from driver import Driver
 from server import Server
 
+MEMORY = "/dev/shm"  # a disk's fsync would take most of the time, and most of the kills
 SURVIVED = pytest.StashKey[dict]()
 
 
 @pytest.fixture(scope="session")
-def driver(tmp_path_factory, request):
+def driver(request):
     """A driver with its server; tells at the end how many kills were survived."""
-    server = Server()
-    made = Driver(server, tmp_path_factory.mktemp("faults"))
-    request.config.stash[SURVIVED] = made.survived
-    yield made
-    server.close()
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+        server = Server()
+        made = Driver(server, Path(folder))
+        request.config.stash[SURVIVED] = made.survived
+        yield made
+        server.close()
 
 
 @pytest.fixture(scope="session")

@@ -134,4 +134,10 @@ class Instants:
 
     def _forward(self, module: Any, inputs: Any) -> None:
         if isinstance(module, torch.nn.Linear):
-            self.happens("forward" if self.trainer is None else f"{self.trainer.state.stage} forward")
+            self.happens(f"{self._stage} forward")
+
+    @property
+    def _stage(self) -> str:
+        if self.trainer is None:
+            return "some"
+        return "indivisible" if self.trainer.keeper._indivisible else str(self.trainer.state.stage)

@@ -14,19 +14,19 @@ __all__ = ["collect", "differences"]
 
 CLOCK = ("seconds", "milliseconds", "started", "created", "date", "time")
 """Names that begin so hold wall-clock values, which no run repeats."""
-LEFT_OUT = (".png", ".html", ".txt", ".tmp", "env.json")
+LEFT_OUT = (".png", ".html", ".txt", "env.json")
 
 
 def collect(folder: Path, results: Any = None) -> dict[str, str]:
     """Every file of a run folder and every result, taken apart: tensors as hashes of their bytes, numbers exactly.
 
     Left out are wall-clock values, pictures and pages, the checkpoint before the last (which one that is depends on
-    when was saved), and what a killed process was writing.
+    when was saved), and hidden files: notes on what was written, and what a killed process was writing.
     """
     found = {f"results{where}": text for where, text in _parts(_tables(results))}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_file() and not name.endswith((*LEFT_OUT, ".previous.ckpt")):
+        if path.is_file() and not path.name.startswith(".") and not name.endswith((*LEFT_OUT, ".previous.ckpt")):
             found.update({f"{name}{where}": text for where, text in _file_parts(path)})
     return {name: text.replace(str(folder.resolve()), "RUN") for name, text in found.items()}
 

@@ -19,16 +19,16 @@ WORDS = {
 @pytest.mark.parametrize("name", SABOTAGED)
 def test_sabotage_is_found(driver, name):
     with pytest.raises(NotTheSame, match=f"(?s)killed .*resumed after each kill, .*differ.*{WORDS[name]}"):
-        driver.survive(name, "0 seconds", kills=30)
+        driver.survive(name, kills=30)
 
 
 def test_what_is_sabotaged_is_whole_without(driver):
-    assert driver.survive(CONTROL, "0 seconds", kills=5) >= 5
+    assert driver.survive(CONTROL, kills=5) >= 5
 
 
 def test_a_run_that_is_not_resumed_is_told_from_one_that_is(driver, tmp_path):
     """A driver whose runs start anew each time would find all of them the same."""
-    whole = driver.uninterrupted("fit", "0 seconds")
+    whole = driver.uninterrupted("fit")
     half = whole.counts["after optimizer step"] // 2
     strike = {"at": "after optimizer step", "count": half}
     assert driver.attempt("fit", "0 seconds", tmp_path, strike=strike)["status"] == -signal.SIGKILL
@@ -44,7 +44,7 @@ def test_the_same_kill_comes_again(driver, tmp_path):
 
 def test_an_error_of_the_run_is_no_kill(driver):
     with pytest.raises(NotTheSame, match=r"(?s)does not run through:.*KeyError: 'no scenario'"):
-        driver.uninterrupted("no scenario", None)
+        driver.uninterrupted("no scenario")
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ class Batches:
         """The position, as plain data: the generators when the epoch began and now, and what must stay the same."""
         return {
             "epoch_start": self._epoch_start,
+            "next_epoch": self._next_epoch,
             "loader": states_of(own_generators(self._source)),
             **(self._before_ahead or self._current_states()),
             "described": self.describe(),
@@ -142,7 +143,7 @@ class Batches:
             CheckpointError: the data is not what it was.
         """
         self.check_same(state.get("described") or {})
-        self._epoch_start = state["epoch_start"]
+        self._epoch_start, self._next_epoch = state["epoch_start"], state.get("next_epoch", 0)
         self._taken, self._reading, self._before_ahead = state.get("taken"), None, None
         restore_states(own_generators(self._source), state["loader"])
         restore_states(data_generators(self._source), state.get("dataset") or {})
