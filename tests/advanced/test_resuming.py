@@ -4,12 +4,13 @@ import pytest
 import torch
 from cutting import check_every_cut, same, state_of, trainer_in
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from torchloops import (
     ActiveLearningDataModule,
     ActiveLearningLoop,
     Callback,
+    DataModule,
     EarlyStopping,
     KFoldDataModule,
     KFoldLoop,
@@ -17,6 +18,8 @@ from torchloops import (
     ValidationGuidedLoop,
     YieldLoop,
 )
+from torchloops.errors import CheckpointError, ConfigurationError
+from torchloops.trainer.checkpoint_file import read_checkpoint, write_checkpoint
 
 
 def samples(n=48, seed=0):
@@ -196,7 +199,7 @@ def test_guided_with_workers(tmp_path, scale):
 def active_data(dataset=None, **settings):
     settings = {"initial_num_labels": 8, "query_size": 4, "batch_size": 6, "val_split": 6, **settings}
     dataset = samples() if dataset is None else dataset
-    return ActiveLearningDataModule(dataset, test_dataset=samples(20, 1), **settings)
+    return ActiveLearningDataModule(dataset, test_dataset=samples(12, 1), **settings)
 
 
 def active(folder, checkpoint, loop=None, data=None, module=None, place=None, **arguments):
@@ -221,25 +224,51 @@ def test_active_learning(tmp_path, reset, heuristic):
         loop = ActiveLearningLoop(max_rounds=3, should_reset_weights=reset)
         return active(folder, checkpoint, loop, active_data(heuristic=heuristic))
 
-    whole, places = check_every_cut(study, tmp_path, expect=30)
+    whole, places = check_every_cut(study, tmp_path, expect=20, step=1 if reset else 3)
     assert {"", "round_0", "round_1", "round_2"} == set(places)
     assert len(whole["queries"]) == 16
 
 
 def test_active_learning_without_initial_labels_and_with_early_stopping(tmp_path):
     def study(folder, checkpoint):
-        stopping = EarlyStopping("val/loss", patience=1)
-        data = active_data(Noisy(), initial_num_labels=None, val_split=6, query_size=8)
+        stopping = EarlyStopping("train/loss", patience=1, check_on_train_epoch_end=True)
+        settings = {"initial_num_labels": None, "query_size": 8, "val_split": None, "pool_dataset": samples()}
+        data = active_data(Noisy(), **settings)
         return active(folder, checkpoint, ActiveLearningLoop(budget=20), data, callbacks=[Rows(), stopping])
 
     check_every_cut(study, tmp_path, expect=20, step=2)
+
+
+def test_a_cut_between_query_and_labels_does_not_score_again(tmp_path, monkeypatch):
+    from torchloops.advanced.active_learning import querying
+
+    scored = []
+
+    def score_pool(*arguments, **options):
+        scored.append(1)
+        return real(*arguments, **options)
+
+    real = querying.score_pool
+    monkeypatch.setattr(querying, "score_pool", score_pool)
+    torch.manual_seed(0)
+    trainer, whole = active(tmp_path / "whole", None)
+    states = [read_checkpoint(file)["loop_tree"]["state_dict"] for file in trainer.files]
+    asked = [index for index, state in enumerate(states) if state["query"] is not None]
+    given = [index for index in asked if len(states[index + 1]["rows"]) == len(states[index]["rows"])]
+    assert len(asked) == len(given) == len(scored) == 2
+    for index, left in ((asked[0], 1), (asked[0] + 1, 1), (asked[1], 0)):
+        scored.clear()
+        _, resumed = active(tmp_path / f"from_{index}", trainer.files[index])
+        assert len(scored) == left
+        assert all(same(resumed[key], value) for key, value in whole.items())
+    assert len(states[asked[0] + 1]["data"]["labelled_map"]["records"]["label"]) == 12, "labels are saved at once"
 
 
 # cross-validation
 
 
 def folds(folder, checkpoint, loop=None, data=None, module=None, inner=None, place=None, **arguments):
-    module, loop = module or Net(), loop or KFoldLoop(3)
+    module, loop = module or Net(), loop or KFoldLoop(2)
     rows = Rows()
     trainer = trainer_in(folder, **{"max_epochs": 2, "callbacks": [rows], **arguments})
     if place is not None:
@@ -248,7 +277,7 @@ def folds(folder, checkpoint, loop=None, data=None, module=None, inner=None, pla
         inner.connect(trainer.fit_loop)
     loop.connect(trainer.fit_loop if inner is None else inner)
     trainer.fit_loop = loop
-    trainer.fit(module, data or KFoldDataModule(samples(), batch_size=8, test_dataset=samples(20, 1)),
+    trainer.fit(module, data or KFoldDataModule(samples(30), batch_size=8, test_dataset=samples(12, 1)),
                 ckpt_path=checkpoint)  # fmt: skip
     return trainer, {
         "weights": state_of(module), "folds": loop.folds, "summary": loop.summary, "oof": loop.oof,
@@ -260,7 +289,7 @@ def folds(folder, checkpoint, loop=None, data=None, module=None, inner=None, pla
 FOLDS = {
     "plain": {},
     "new weights": {"new_weights": True, "test_each_fold": True},
-    "best": {"checkpoint": "best", "inner_split": 6, "monitor": "val/loss"},
+    "best": {"checkpoint": "best", "inner_split": 7, "monitor": "val/loss"},
     "refit": {"refit": True, "new_weights": True, "predict": False},
 }
 
@@ -269,13 +298,13 @@ FOLDS = {
 @pytest.mark.parametrize("export", [False, True])
 def test_cross_validation(tmp_path, name, export):
     def study(folder, checkpoint):
-        loop = KFoldLoop(3, folder / "out" if export else None, **FOLDS[name])
+        loop = KFoldLoop(2, folder / "out" if export else None, **FOLDS[name])
         if export and checkpoint is not None:
             copy_results(tmp_path / "whole" / "out", folder / "out")
         return folds(folder, checkpoint, loop)
 
-    _, places = check_every_cut(study, tmp_path, expect=40)
-    assert {"", "fold_0", "fold_1", "fold_2"} <= set(places)
+    _, places = check_every_cut(study, tmp_path, expect=16, step=2 if export else 1)
+    assert {"", "fold_0", "fold_1"} <= set(places)
 
 
 def copy_results(of, to):
@@ -283,3 +312,238 @@ def copy_results(of, to):
     import shutil
 
     shutil.copytree(of, to)
+
+
+class PlainHalves(Halves):
+    def configure_optimizers(self):
+        return {name: torch.optim.SGD(getattr(self, name).parameters(), lr=0.1) for name in ("body", "head")}
+
+
+def guided_and_yielding(trainer):
+    trainer.fit_loop.replace(epoch_loop=ValidationGuidedLoop(guide_split=0.25, guide_step=guide_step))
+    trainer.fit_loop.epoch_loop.batch_loop.connect(optimizer_loop=YieldLoop())
+
+
+def test_guided_yielding_active_learning_in_every_fold(tmp_path):
+    def study(folder, checkpoint):
+        settings = {"heuristic": "entropy", "initial_num_labels": 9, "query_size": 5, "batch_size": 4}
+        data = ActiveLearningDataModule(Noisy(32), pool_dataset=samples(32), **settings)
+        inner = ActiveLearningLoop(max_rounds=2)
+        arguments = {"max_epochs": 1, "accumulate_grad_batches": 2}
+        return folds(folder, checkpoint, None, data, PlainHalves(), inner, guided_and_yielding, **arguments)
+
+    whole, places = check_every_cut(study, tmp_path, expect=25)
+    assert {"fold_0/round_0", "fold_0/round_1", "fold_1/round_1", "fold_1"} <= set(places)
+    assert whole["tables"]["rounds"]["guide/scale/body"].notna().all()
+    assert len(whole["tables"]["queries"]) == 28
+
+
+def test_cross_validation_in_cross_validation(tmp_path):
+    def study(folder, checkpoint):
+        return folds(folder, checkpoint, KFoldLoop(2), inner=KFoldLoop(2, new_weights=True), max_epochs=1)
+
+    _, places = check_every_cut(study, tmp_path, expect=20, step=2)
+    assert {"fold_0/fold_1", "fold_1/final"} <= set(places)
+
+
+# extending, and what must stay the same
+
+
+def after(folder, study, *arguments, **settings):
+    """The newest checkpoint of a study that ended."""
+    trainer, _ = study(folder, None, *arguments, **settings)
+    return trainer.files[-1]
+
+
+def test_a_finished_study_is_extended_to_the_longer_one(tmp_path):
+    for name, short, long in (
+        ("rounds", {"max_rounds": 2}, {"max_rounds": 4}),
+        ("budget", {"budget": 12}, {"budget": 20}),
+    ):
+        torch.manual_seed(0)
+        path = after(tmp_path / f"short_{name}", active, ActiveLearningLoop(**short))
+        torch.manual_seed(0)
+        _, whole = active(tmp_path / f"whole_{name}", None, ActiveLearningLoop(**long))
+        _, longer = active(tmp_path / f"long_{name}", path, ActiveLearningLoop(**long))
+        assert all(same(longer[key], value) for key, value in whole.items())
+        assert len(longer["rounds"]) == 4
+
+
+def test_folds_are_added_to_a_finished_cross_validation(tmp_path):
+    torch.manual_seed(0)
+    path = after(tmp_path / "short", folds, KFoldLoop(3, folds=[0, 2]))
+    torch.manual_seed(0)
+    _, whole = folds(tmp_path / "whole", None, KFoldLoop(3))
+    _, longer = folds(tmp_path / "long", path, KFoldLoop(3))
+    del whole["rows"], whole["random"]  # fold 1 came last
+    assert all(same(longer[key], value) for key, value in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("loop", "data", "arguments", "words"),
+    [
+        ({"inference_iteration": 5}, {}, {}, "ActiveLearningLoop.inference_iteration was 20 and is 5"),
+        ({"should_reset_weights": False}, {}, {}, "should_reset_weights was True and is False"),
+        ({}, {}, {"max_epochs": 3}, "max_epochs was 2 and is 3"),
+        ({}, {"seed": 1}, {}, "seed was 0 and is 1"),
+        ({}, {"query_size": 5}, {}, "query_size was 4 and is 5"),
+        ({}, {"heuristic": "entropy"}, {}, "heuristic was"),
+        ({}, {"batch_size": 5}, {}, "batch_size was 6 and is 5"),
+        ({}, {"dataset": samples(47)}, {}, "number of samples was 48 and is 47"),
+        ({}, {"dataset": samples(48, 2)}, {}, "labels .hash. was"),
+    ],
+)
+def test_a_study_with_other_settings_is_refused_by_name(tmp_path, loop, data, arguments, words):
+    path = after(tmp_path / "whole", active)
+    with pytest.raises(CheckpointError, match=words):
+        active(tmp_path / "other", path, ActiveLearningLoop(max_rounds=4, **loop), active_data(**data), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("loop", "data", "arguments", "words"),
+    [
+        ({"seed": 1}, None, {}, "KFoldLoop.seed was 0 and is 1"),
+        ({"new_weights": True}, None, {}, "new_weights was False and is True"),
+        ({"num_folds": 3}, None, {}, "num_folds was 2 and is 3"),
+        ({"splitter": "kfold"}, None, {}, "splitter was None and is 'kfold'"),
+        ({"inner_split": 3}, None, {}, "inner_split was None and is 3"),
+        ({"folds": [1]}, None, {}, "inside fold 0"),
+        ({}, None, {"max_epochs": 3}, "max_epochs was 2 and is 3"),
+        ({}, KFoldDataModule(samples(30), batch_size=7), {}, "batch_size was 8 and is 7"),
+        ({}, KFoldDataModule(samples(31), batch_size=8), {}, "number of samples was 30 and is 31"),
+        ({}, KFoldDataModule(samples(30, 2), batch_size=8), {}, "labels .hash. was"),
+    ],
+)
+def test_a_cross_validation_with_other_settings_is_refused_by_name(tmp_path, loop, data, arguments, words):
+    trainer, _ = folds(tmp_path / "whole", None)
+    with pytest.raises(CheckpointError, match=words):
+        folds(tmp_path / "other", trainer.files[3], KFoldLoop(**{"num_folds": 2, **loop}), data, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"guide_split": 9}, "guide_split was 8 and is 9"),
+        ({"every_n_steps": 2}, "every_n_steps was 1 and is 2"),
+        ({"scale": "reweight"}, "scale was 'inverse' and is 'reweight'"),
+    ],
+)
+def test_another_guidance_is_refused_by_name(tmp_path, settings, words):
+    def study(folder, checkpoint, **own):
+        def place(trainer):
+            trainer.fit_loop.replace(epoch_loop=ValidationGuidedLoop(**{"guide_split": 8, **own}))
+
+        class Plain(Net):
+            def configure_optimizers(self):
+                return torch.optim.SGD(self.parameters(), lr=0.1)
+
+        return fit(folder, checkpoint, Plain(), loader(), place, max_epochs=1)
+
+    trainer, _ = study(tmp_path / "whole", None)
+    with pytest.raises(CheckpointError, match=words):
+        study(tmp_path / "other", trainer.files[2], **settings)
+
+
+def test_rounds_inside_folds_cannot_be_extended(tmp_path):
+    def study(folder, checkpoint, rounds):
+        return folds(folder, checkpoint, None, active_data(val_split=None), None, ActiveLearningLoop(max_rounds=rounds))
+
+    trainer, _ = study(tmp_path / "whole", None, 1)
+    with pytest.raises(CheckpointError, match="max_rounds was 1 and is 2"):
+        study(tmp_path / "other", trainer.files[-1], 2)
+
+
+# results on the disk
+
+
+def test_checkpoints_leave_the_weights_of_finished_folds_to_the_folder_of_results(tmp_path):
+    out = tmp_path / "out"
+    trainer, _ = folds(tmp_path / "run", None, KFoldLoop(2, out))
+    state = read_checkpoint(trainer.files[-1])["loop_tree"]["state_dict"]
+    assert [(result["weights"], len(result["weights_hash"])) for result in state["results"]] == [({}, 16)] * 2
+    with pytest.raises(CheckpointError, match="there are none in export_path, which was not given"):
+        folds(tmp_path / "none", trainer.files[-1], KFoldLoop(2))
+    (out / "fold_1" / "result.ckpt").rename(tmp_path / "aside")
+    with pytest.raises(CheckpointError, match="weights of fold 1"):
+        folds(tmp_path / "none", trainer.files[-1], KFoldLoop(2, out))
+    (tmp_path / "aside").rename(out / "fold_1" / "result.ckpt")
+    checkpoint = read_checkpoint(out / "fold_1" / "result.ckpt")
+    checkpoint["state_dict"]["head.bias"][0] += 1
+    write_checkpoint(checkpoint, out / "fold_1" / "result.ckpt")
+    with pytest.raises(CheckpointError, match=r"weights of fold 1 in .* are others"):
+        folds(tmp_path / "none", trainer.files[-1], KFoldLoop(2, out))
+
+
+def test_folds_of_an_earlier_run_with_other_hyperparameters_are_refused_by_name(tmp_path):
+    class Rated(Net):
+        def __init__(self, rate):
+            super().__init__()
+            self.save_hyperparameters()
+
+    torch.manual_seed(0)
+    folds(tmp_path / "one", None, KFoldLoop(2, tmp_path / "out", folds=[0]), module=Rated(0.1))
+    for rate, epochs, words in ((0.2, 2, "hyper-parameter rate 0.1 .now 0.2."), (0.1, 3, "max_epochs 2 .now 3.")):
+        torch.manual_seed(0)
+        loop = KFoldLoop(2, tmp_path / "out", folds=[1])
+        with pytest.raises(ConfigurationError, match=words):
+            folds(tmp_path / "two", None, loop, module=Rated(rate), max_epochs=epochs)
+
+
+# folds in other processes, and folds of the user's own
+
+
+def test_folds_in_other_processes_are_kept_as_they_end(tmp_path):
+    data = KFoldDataModule(samples(30), batch_size=8, test_dataset=samples(12, 1))
+
+    def study(folder, checkpoint, jobs=2):
+        return folds(folder, checkpoint, KFoldLoop(3, n_jobs=jobs, threads=1), data, callbacks=[])
+
+    torch.manual_seed(0)
+    trainer, whole = study(tmp_path / "whole", None)
+    states = [read_checkpoint(file)["loop_tree"]["state_dict"] for file in trainer.files]
+    kept = [len(state["results"]) + len(state["arrived"]) for state in states]
+    assert kept[0] == 0
+    assert {1, 2, 3} <= set(kept)
+    assert sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()) == [
+        "last.ckpt", "last.previous.ckpt"
+    ], "only the process that began the run keeps it"  # fmt: skip
+    for jobs, index in ((2, kept.index(0)), (2, kept.index(1)), (1, kept.index(1)), (1, kept.index(2))):
+        _, resumed = study(tmp_path / f"from_{jobs}_{index}", trainer.files[index], jobs)
+        assert all(same(resumed[key], value) for key, value in whole.items() if key != "random")
+
+
+class OwnFolds(DataModule):
+    """Makes its folds by chance, unseeded."""
+
+    def setup_folds(self, num_folds):
+        self.places = torch.randperm(30).chunk(num_folds)
+
+    def setup_fold_index(self, fold_index):
+        self.fold = fold_index
+
+    def _loader(self, ids, **options):
+        return DataLoader(Subset(samples(30), ids), batch_size=5, **options)
+
+    def train_dataloader(self):
+        ids = [int(i) for fold, places in enumerate(self.places) if fold != self.fold for i in places]
+        return self._loader(ids, shuffle=True)
+
+    def val_dataloader(self):
+        return self._loader(self.places[self.fold].tolist())
+
+
+def test_folds_that_a_data_module_draws_by_chance_are_those_of_the_run(tmp_path):
+    def study(folder, checkpoint):
+        return folds(folder, checkpoint, KFoldLoop(2), OwnFolds(), max_epochs=1)
+
+    check_every_cut(study, tmp_path, expect=10, step=2)
+
+
+def test_other_folds_of_a_data_module_are_refused(tmp_path):
+    class Other(OwnFolds):
+        def setup_folds(self, num_folds):
+            self.places = torch.arange(30).chunk(num_folds)
+
+    trainer, _ = folds(tmp_path / "whole", None, KFoldLoop(2), OwnFolds(), max_epochs=1)
+    with pytest.raises(CheckpointError, match=r"Fold 0 is not as it was .* samples"):
+        folds(tmp_path / "other", trainer.files[2], KFoldLoop(2), Other(), max_epochs=1)

@@ -138,8 +138,8 @@ class ActiveLearningLoop(OuterLoop):
 
     @property
     def done(self) -> bool:
-        if not self._rows:
-            return False
+        if not self._rows or self._rows[-1]["n_queried"]:
+            return False  # the labels are there, and the round that trains on them was cut
         limit, data = self._round_limit, self.datamodule
         spent = self.budget is not None and data.n_labelled >= self.budget
         return spent or data.n_pool == 0 or (limit is not None and len(self._rows) >= limit)

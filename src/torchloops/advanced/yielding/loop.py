@@ -88,7 +88,8 @@ class YieldLoop(Loop):
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         bound = self._bound
-        return {"starts": self._saved_starts if bound is None else [part.step.starts_anew for part in bound.parts]}
+        starts = self._saved_starts if bound is None else [part.step.starts_anew for part in bound.parts]
+        return {"starts": [] if all(starts) else starts}  # all: nothing to keep for a run to come
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         self._saved_starts = state_dict.get("starts", [])
