@@ -131,7 +131,7 @@ class CSVLogger:
         self._continues = state_dict["continues"]
         self._columns_on_disk, self._settled_rows, self._settled_bytes = [], 0, 0
         self._running_epoch, self._running_row = None, {}
-        self._changed = bool(self._rows) and not self._continues
+        self._changed = bool(self._rows)
 
     def save(self) -> None:
         """Write what is not written yet."""

@@ -35,6 +35,8 @@ def attempt(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     seed_everything(SEED)
     study = find_scenario(request["scenario"])(RUN, request.get("saving"))
+    if study.trainer is None:
+        warnings.simplefilter("default")  # a recipe: matplotlib and others warn of themselves
     instants = Instants(request.get("strike"), request.get("seed", 0))
     instants.install(study.trainer)
     try:

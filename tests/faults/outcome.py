@@ -14,7 +14,7 @@ __all__ = ["collect", "differences"]
 
 CLOCK = ("seconds", "milliseconds", "started", "created", "date", "time")
 """Names that begin so hold wall-clock values, which no run repeats."""
-LEFT_OUT = (".png", ".html", ".txt", "env.json")
+LEFT_OUT = (".png", ".html", ".txt", "env.json", "config.yaml")
 
 
 def collect(folder: Path, results: Any = None) -> dict[str, str]:
