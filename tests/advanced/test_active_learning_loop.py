@@ -351,8 +351,8 @@ def test_a_checkpoint_from_inside_a_round_goes_on_inside_it(study, tmp_path):
     path = tmp_path / "inside.ckpt"
 
     class SaveInside(Callback):
-        def on_train_epoch_end(self, trainer, module):
-            if trainer.run_name == "round_1" and trainer.current_epoch == 1:
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.run_name == "round_1" and trainer.current_epoch == 1 and batch_idx == 0:
                 trainer.save_checkpoint(path)
 
     whole, first, *_ = study(ActiveLearningLoop(max_rounds=3), callbacks=[SaveInside()])

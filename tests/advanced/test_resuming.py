@@ -515,6 +515,9 @@ def test_folds_in_other_processes_are_kept_as_they_end(tmp_path):
 class OwnFolds(DataModule):
     """Makes its folds by chance, unseeded."""
 
+    def __init__(self):
+        self.data = samples(30)
+
     def setup_folds(self, num_folds):
         self.places = torch.randperm(30).chunk(num_folds)
 
@@ -522,7 +525,7 @@ class OwnFolds(DataModule):
         self.fold = fold_index
 
     def _loader(self, ids, **options):
-        return DataLoader(Subset(samples(30), ids), batch_size=5, **options)
+        return DataLoader(Subset(self.data, ids), batch_size=5, **options)
 
     def train_dataloader(self):
         ids = [int(i) for fold, places in enumerate(self.places) if fold != self.fold for i in places]

@@ -198,8 +198,13 @@ class ValidationGuidedLoop(TrainingEpochLoop):
         return {name: describe(getattr(self, name)) for name in ("scale", "guide_step", "sample_losses")}
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        guided = None if self._trainer is None else self._guided_steps()
-        guide = self._saved if guided is None else {"run": self.trainer.run_name, "steps": guided.state_dict()}
+        guide = self._saved
+        if self._trainer is not None:
+            guided, name = self._guided_steps(), self.trainer.run_name
+            if guided is not None:
+                guide = {"run": name, "steps": guided.state_dict()}
+            elif guide is not None and guide["run"] != name:
+                guide = None  # of an inner run that is over
         return {**super().on_save_checkpoint(), "guide": guide, "functions": self._functions}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
