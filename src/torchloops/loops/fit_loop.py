@@ -32,6 +32,7 @@ class FitLoop(Loop):
         self._min_epochs = min_epochs
         self._max_epochs = max_epochs
         self.epoch_loop: Any = TrainingEpochLoop()
+        self._ended = 0  # pieces of the end of an epoch that are done, while it lasts
 
     def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop of an epoch."""
@@ -76,16 +77,19 @@ class FitLoop(Loop):
 
     def on_run_start(self) -> None:
         trainer = self.trainer
-        if self.restarting:  # epochs whose end hooks were running when the run was saved are finished
-            trainer.state.current_epoch = self.progress.total
+        if self.restarting:
+            trainer.state.current_epoch = self.progress.total - bool(self._ended)
         else:
+            self._ended = 0
             for part in loops_in(self):
                 part.progress.total = 0
-        self.progress.total = trainer.current_epoch
+        self.progress.total = trainer.current_epoch + bool(self._ended)
         trainer.state.min_epochs = self.min_epochs
         trainer.run.enter_stage("train")
         trainer.train_batches  # noqa: B018  says early that there is no data
         trainer.call_hook("on_train_start")
+        if self._ended:
+            self._end_epoch()
 
     def on_advance_start(self) -> None:
         trainer, epoch = self.trainer, self.trainer.current_epoch
@@ -107,17 +111,33 @@ class FitLoop(Loop):
         self.epoch_loop.run(self.trainer.train_batches)
 
     def on_advance_end(self) -> None:
+        self._ended = 0
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        """Do what ends an epoch; in a resumed run, what came after the hook that saved."""
         run = self.trainer.run
-        for hook in run.hooks("on_train_epoch_end"):
-            hook()
+        run.state.in_epoch = True
+        last = run.hooks("on_train_epoch_end", last=True)
+        for piece in [*run.hooks("on_train_epoch_end"), self._close_epoch, *last][self._ended :]:
+            self._ended += 1
+            piece()
+        self._ended = 0
+        run.state.in_epoch = False
+        run.state.current_epoch += 1
+
+    def _close_epoch(self) -> None:
+        run = self.trainer.run
         _, logged = run.close_epoch("train")
         run.step_schedulers("epoch")
         run.send_to_loggers(logged)
         run.save_loggers()
-        for hook in run.hooks("on_train_epoch_end", last=True):
-            hook()
-        run.state.in_epoch = False
-        run.state.current_epoch += 1
 
     def on_run_end(self) -> None:
         self.trainer.call_hook("on_train_end")
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        return {"ended": self._ended}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        self._ended = state_dict.get("ended", 0)

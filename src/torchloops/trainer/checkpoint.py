@@ -155,15 +155,15 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
 
 def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     """Put back what is the module's in the innermost run, after its callbacks and optimizers."""
-    module, modes = trainer.module, checkpoint["modes"]
+    module, modes, gradients = trainer.module, checkpoint["modes"], checkpoint["gradients"]
     module.load_state_dict(checkpoint["state_dict"], strict=False)
     _restore_torchmetrics(module, checkpoint["torchmetrics"])
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in modes["frozen"])
-        gradient = checkpoint["gradients"].get(name)
-        if gradient is not None:
-            parameter.grad = gradient.to(parameter.device)
-    for name, part in module.named_modules():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter.device)
+        if modes is not None:
+            parameter.requires_grad_(name not in modes["frozen"])
+    for name, part in module.named_modules() if modes is not None else ():
         part.training = name not in modes["evaluating"]
 
 

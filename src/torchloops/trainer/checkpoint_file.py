@@ -378,7 +378,8 @@ def _from_format_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "outer_runs": [],
         "evaluation_loops": {},
         "gradients": {},
-        "modes": {"frozen": [], "evaluating": []},
+        "modes": None,
+        "metrics": {name: (value.item(), value.dtype) for name, value in checkpoint["metrics"].items()},
         "settings": {},
         "inside_batch": False,
     }

@@ -15,7 +15,7 @@ from torchloops.errors import CheckpointError
 
 __all__ = ["plain", "plain_or_none"]
 
-_PLAIN = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
+_PLAIN = (str, int, float, bool, bytes, bytearray, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
 
 
 def plain(value: Any, path: str) -> Any:
@@ -30,6 +30,8 @@ def plain(value: Any, path: str) -> Any:
     """
     if isinstance(value, Enum):
         return plain(value.value, path)
+    if isinstance(value, bytes) and not value:
+        return bytearray()  # a safe load refuses empty bytes
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, np.generic):

@@ -43,7 +43,7 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
         "callbacks": _callback_states(run),
         "loggers": [state_of(logger) for logger in run.loggers],
         "results": {stage: results.state_dict(names) for stage, results in run.all_results().items()},
-        "metrics": {name: torch.as_tensor(value) for name, value in run.known_values().items()},
+        "metrics": {name: (value.item(), value.dtype) for name, value in run.known_values().items()},
         "data": run.data_state(),
         "once": {name: plain_or_none(value) for name, value in run.done_once.items()},
         "random": random_state() if is_current else run.random_outside,
@@ -79,9 +79,10 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
             logger.load_state_dict(state)
     metrics = {name: part for name, part in trainer.module.named_modules() if hasattr(part, "metric_state")}
     for stage, results in saved["results"].items():
-        run.results_for(stage).load_state_dict(results, metrics)
+        run.results_for(stage).load_state_dict(results, metrics, device=trainer.engine.device)
     run.pending_data = dict(saved["data"])
-    run.known_values().update(saved["metrics"])
+    for name, (value, dtype) in saved["metrics"].items():
+        run.known_values()[name] = torch.tensor(value, dtype=dtype)
     run.done_once = dict(saved["once"])
     state = run.state
     state.current_epoch, state.global_step = saved["epoch"], saved["global_step"]
