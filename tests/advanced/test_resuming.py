@@ -1,5 +1,8 @@
 """Studies that are cut at every safe point and go on end as if nothing had happened: weights, tables, queries."""
 
+import os
+import signal
+
 import pytest
 import torch
 from cutting import check_every_cut, same, state_of, trainer_in
@@ -18,6 +21,7 @@ from torchloops import (
     ValidationGuidedLoop,
     YieldLoop,
 )
+from torchloops.advanced.active_learning import PoolScores
 from torchloops.errors import CheckpointError, ConfigurationError
 from torchloops.trainer.checkpoint_file import read_checkpoint, write_checkpoint
 
@@ -262,6 +266,39 @@ def test_a_cut_between_query_and_labels_does_not_score_again(tmp_path, monkeypat
         assert len(scored) == left
         assert all(same(resumed[key], value) for key, value in whole.items())
     assert len(states[asked[0] + 1]["data"]["labelled_map"]["records"]["label"]) == 12, "labels are saved at once"
+
+
+def test_a_signal_while_the_pool_is_scored_ends_at_once_and_the_same_objects_go_on(tmp_path, monkeypatch):
+    from torchloops.advanced.active_learning import querying
+
+    calls = []
+
+    def score_pool(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("the signal should have interrupted here")
+        return real(*arguments, **options)
+
+    real = querying.score_pool
+    torch.manual_seed(0)
+    _, whole = active(tmp_path / "whole", None)
+    monkeypatch.setattr(querying, "score_pool", score_pool)
+    torch.manual_seed(0)
+    module, data, loop, rows = Net(), active_data(), ActiveLearningLoop(max_rounds=3), Rows()
+    trainer = trainer_in(tmp_path / "cut", max_epochs=2, callbacks=[rows])
+    loop.connect(trainer.fit_loop)
+    trainer.fit_loop = loop
+    with pytest.raises(SystemExit) as stop:
+        trainer.fit(module, datamodule=data)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert data.n_labelled == 12
+    data.label(PoolScores(data.pool_ids[:3], torch.zeros(3)))  # what the checkpoint does not know is forgotten
+    trainer.fit(module, datamodule=data, ckpt_path="last")
+    assert same(loop.rounds, whole["rounds"])
+    assert same(loop.queries, whole["queries"])
+    assert same(state_of(module), whole["weights"])
+    assert same(rows.rows, whole["rows"])
 
 
 # cross-validation

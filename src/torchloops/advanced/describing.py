@@ -15,6 +15,7 @@ from torchloops.errors import CheckpointError
 __all__ = ["check_same", "describe", "fingerprint"]
 
 _SCALARS = (str, int, float, bool, type(None))
+_SHOWN = 5  # differences that a message lists
 
 
 def describe(setting: Any) -> Any:
@@ -80,7 +81,8 @@ def check_same(what: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> N
         if name in now and before != now[name]
     ]
     if changed:
+        more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise CheckpointError(
-            f"{what} is not as it was when the checkpoint was taken: {'; '.join(changed)}. Resume with what the run "
-            "was started with, or start a new fit."
+            f"{what} is not as it was when the checkpoint was taken: {'; '.join(changed[:_SHOWN])}{more}. Resume with "
+            "what the run was started with, or start a new fit."
         )

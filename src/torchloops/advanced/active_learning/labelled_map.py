@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torchloops.advanced.active_learning.baal_import import import_baal
@@ -39,9 +39,8 @@ class LabelRecord:
 
 def records_to_state(records: Iterable[LabelRecord]) -> dict[str, list[Any]]:
     """Records as plain data, a list a field."""
-    names = [entry.name for entry in fields(LabelRecord)]
-    columns = [list(column) for column in zip(*map(astuple, records), strict=True)] or [[] for _ in names]
-    return dict(zip(names, columns, strict=True))
+    records = list(records)
+    return {entry.name: [getattr(record, entry.name) for record in records] for entry in fields(LabelRecord)}
 
 
 def records_from_state(state: dict[str, list[Any]] | list[dict[str, Any]]) -> list[LabelRecord]:

@@ -229,11 +229,12 @@ class ActiveLearningLoop(OuterLoop):
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         attached = self._trainer is not None and isinstance(self._trainer.datamodule, ActiveLearningDataModule)
+        data = self.datamodule.state_dict() if attached else self._saved
         return {
             "rows": [dict(row) for row in self._rows],
             "start": None if self._start is None else self._start.state_dict(),
-            "data": self.datamodule.state_dict() if attached else self._saved,
-            "records": None if attached else records_to_state(self._records),
+            "data": data,
+            "records": records_to_state(self._records) if data is None else None,  # else they are in the data's state
             "query": None if self._query is None else self._query.state_dict(),
             "limits": self.limits_state(),
         }
