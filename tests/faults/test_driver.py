@@ -11,7 +11,7 @@ from sabotage import CONTROL, SABOTAGED
 WORDS = {
     "a generator that is not saved": "weights",
     "a count that is not saved": "weights",
-    "a callback that saves nothing": r"\['mean'\]",
+    "a callback that saves nothing": "weights",
     "a file that is added to": r"epochs\.csv",
 }
 
