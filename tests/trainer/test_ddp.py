@@ -89,7 +89,7 @@ def test_resuming_in_two_processes_equals_resuming_in_one(one, two):
 def test_only_the_first_process_writes(folder, two):
     assert [two[rank]["plain"]["rank"] for rank in (0, 1)] == [0, 1]
     files = sorted(str(path.relative_to(folder / "plain")) for path in (folder / "plain").rglob("*") if path.is_file())
-    assert files == ["checkpoints/last.ckpt", "metrics.csv"]
+    assert files == ["checkpoints/last.ckpt", "checkpoints/last.previous.ckpt", "metrics.csv"]
     with (folder / "plain" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1"]

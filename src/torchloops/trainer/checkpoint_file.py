@@ -379,7 +379,6 @@ def _from_format_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "evaluation_loops": {},
         "gradients": {},
         "modes": None,
-        "metrics": {name: (value.item(), value.dtype) for name, value in checkpoint["metrics"].items()},
         "settings": {},
         "inside_batch": False,
     }

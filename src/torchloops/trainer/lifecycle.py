@@ -47,6 +47,7 @@ class Lifecycle(Runs):
     """
 
     continues_a_run: bool = False
+    arguments: dict[str, Any]
     limit_batches: dict[str, int | float | None]
     num_sanity_val_steps: int
     deterministic: bool | str

@@ -327,9 +327,14 @@ class Run:
             loaders = self.trainer.loaders(stage)
             limit = self.trainer.batch_limit(stage)
             engine, distributed = self.trainer.engine, self.trainer.use_distributed_sampler
-            self._batches[stage] = [Batches(engine.setup_loader(loader, distributed), limit) for loader in loaders]
-            for batches, state in zip(self._batches[stage], self.pending_data.pop(stage, ()), strict=False):
+            name = _DATA_NAMES[stage]
+            found = [Batches(engine.setup_loader(loader, distributed), limit, name) for loader in loaders]
+            self._batches[stage] = found
+            for batches, state in zip(found, self.pending_data.pop(stage, ()), strict=False):
                 batches.load_state_dict(state)
+            if self.trainer.keeper.enabled and self.state.fn == "fit" and not self.trainer.sanity_checking:
+                for batches in found:
+                    batches.warn_if_not_resumable()
         return self._batches[stage]
 
     def reload(self, stage: str) -> None:
@@ -353,6 +358,14 @@ class Run:
         """The positions in the data of every stage."""
         known = {stage: [one.state_dict() for one in batches] for stage, batches in self._batches.items()}
         return {**self.pending_data, **known}
+
+
+_DATA_NAMES = {
+    "train": "training data",
+    "validate": "validation data",
+    "test": "test data",
+    "predict": "prediction data",
+}
 
 
 def _order(callback: Any) -> int:

@@ -43,7 +43,7 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
         "callbacks": _callback_states(run),
         "loggers": [state_of(logger) for logger in run.loggers],
         "results": {stage: results.state_dict(names) for stage, results in run.all_results().items()},
-        "metrics": {name: (value.item(), value.dtype) for name, value in run.known_values().items()},
+        "metrics": {name: _number(value) for name, value in run.known_values().items()},
         "data": run.data_state(),
         "once": {name: plain_or_none(value) for name, value in run.done_once.items()},
         "random": random_state() if is_current else run.random_outside,
@@ -81,8 +81,7 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
     for stage, results in saved["results"].items():
         run.results_for(stage).load_state_dict(results, metrics, device=trainer.engine.device)
     run.pending_data = dict(saved["data"])
-    for name, (value, dtype) in saved["metrics"].items():
-        run.known_values()[name] = torch.tensor(value, dtype=dtype)
+    run.known_values().update({name: torch.as_tensor(value) for name, value in saved["metrics"].items()})
     run.done_once = dict(saved["once"])
     state = run.state
     state.current_epoch, state.global_step = saved["epoch"], saved["global_step"]
@@ -103,6 +102,11 @@ def restore_callback(run: Run, callback: Any) -> None:
 def state_of(owner: Any) -> Any:
     """What ``state_dict`` of an object returns; empty where it has none."""
     return owner.state_dict() if hasattr(owner, "state_dict") else {}
+
+
+def _number(value: torch.Tensor) -> Any:
+    """A number where nothing is lost by it: a small tensor takes ten times as long to save."""
+    return value.item() if value.dtype == torch.float32 else value
 
 
 def _callback_states(run: Run) -> dict[str, Any]:

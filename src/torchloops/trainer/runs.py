@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -75,7 +75,7 @@ class Runs(TrainerView):
         outer = self.run
         outer.open_inner_run(name)
         run = Run(
-            self,
+            cast(Any, self),
             f"{outer.name}/{name}" if outer.name else name,
             outer.dir / name,
             outer.state.fresh(),
@@ -137,9 +137,10 @@ class Runs(TrainerView):
         return saved
 
     def _resume(self, run: Run, saved: dict[str, Any]) -> None:
-        restore_run(self, run, saved, self._checkpoint)
+        trainer = cast(Any, self)
+        restore_run(trainer, run, saved, self._checkpoint)
         if not self._resumed:
-            restore_module(self, self._checkpoint)
+            restore_module(trainer, self._checkpoint)
             self._checkpoint = {}
 
     def safe_point(self) -> None:
