@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,32 @@ import pytest
 import torch
 from recipe_runs import files_in, torchloops
 
-MOMENTS = {
-    "active_learning": ["trainings/bald_0/round_2/metrics.csv", "trainings/random_0/round_3/metrics.csv"],
-    "kfold": ["fold_0/metrics.csv", "fold_2/metrics.csv"],
-    "validation_guided": ["trainings/plain_0/metrics.csv", "trainings/reweight_0/metrics.csv"],
-    "yielding": ["samples/epoch_004.png", "samples/epoch_011.png"],
+
+@dataclass(frozen=True)
+class Case:
+    """A run that is begun with lower limits, killed, resumed with those of ``--fast``, killed and resumed again.
+
+    Args:
+        lower, higher: options.
+        first, second: files; a kill comes when one is there, or has changed.
+    """
+
+    lower: str
+    first: str
+    higher: str
+    second: str
+
+
+CASES = {
+    "active_learning": Case(
+        "--rounds 3", "trainings/random_0/round_1/metrics.csv", "--rounds 5", "trainings/random_0/round_3/metrics.csv"
+    ),
+    "kfold": Case("--folds 1", "checkpoints/last.ckpt", "--folds 0 --folds 1 --folds 2", "fold_2/metrics.csv"),
+    "validation_guided": Case(
+        "--max-epochs 7", "trainings/inverse_0/metrics.csv", "--max-epochs 10", "trainings/reweight_0/metrics.csv"
+    ),
+    "yielding": Case("--max-epochs 8 --turns 1", "turns.csv", "--max-epochs 15 --turns 2", "samples/epoch_011.png"),
 }
-"""Files; a run is killed when it has written the first, and resumed and killed when it has written the second."""
 
 SAID = {"command.txt", "log.txt", "report.html", "env.json", "run.json"}
 """Files that tell how the run went."""
@@ -76,36 +96,20 @@ def without_times(value: Any) -> Any:
     }
 
 
-@pytest.mark.parametrize("recipe", MOMENTS)
-def test_killed_twice_and_resumed_it_ends_the_same(fast_run: Callable[[str], tuple[Path, str]], recipe, tmp_path):
-    folder = f"runs/{recipe}/001"
-    first, second = (tmp_path / folder / name for name in MOMENTS[recipe])
-    killed = run_until(first, signal.SIGKILL, "run", recipe, "--fast", "-q", cwd=tmp_path)
-    assert killed.returncode == -signal.SIGKILL
-    killed = run_until(second, signal.SIGKILL, "resume", folder, "-q", cwd=tmp_path)
-    assert killed.returncode == -signal.SIGKILL
+@pytest.mark.parametrize("recipe", CASES)
+def test_killed_extended_killed_and_resumed_it_ends_the_same(fast_run, recipe, tmp_path):
+    case, folder = CASES[recipe], f"runs/{recipe}/001"
+    begin = ["run", recipe, "--fast", "-q", *case.lower.split()]
+    killed = run_until(tmp_path / folder / case.first, signal.SIGKILL, *begin, cwd=tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list((tmp_path / folder).rglob("last.ckpt"))
+    go_on = ["resume", folder, "-q", *case.higher.split()]
+    killed = run_until(tmp_path / folder / case.second, signal.SIGKILL, *go_on, cwd=tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     printed = torchloops("resume", folder, cwd=tmp_path)
     assert "Warning" not in printed
-    assert "the scores are as expected" in printed
-    check_same(fast_run(recipe)[0], tmp_path / folder)
-
-
-SHORTER = {
-    "active_learning": (["--rounds", "3"], ["--rounds", "5"]),
-    "kfold": (["--folds", "1"], ["--folds", "0", "--folds", "1", "--folds", "2"]),
-    "validation_guided": (["--max-epochs", "7"], ["--max-epochs", "10"]),
-    "yielding": (["--max-epochs", "8", "--turns", "1"], ["--max-epochs", "15", "--turns", "2"]),
-}
-
-
-@pytest.mark.parametrize("recipe", SHORTER)
-def test_a_shorter_run_that_is_extended_is_the_longer_one(fast_run, recipe, tmp_path):
-    shorter, longer = SHORTER[recipe]
-    printed = torchloops("run", recipe, "--fast", *shorter, cwd=tmp_path)
-    assert "the scores are as expected" not in printed
-    folder = f"runs/{recipe}/001"
-    assert "Warning" not in torchloops("resume", folder, *longer, cwd=tmp_path)
-    check_same(fast_run(recipe)[0], tmp_path / folder, apart_from={"config.yaml"} if recipe == "kfold" else set())
+    named = {"config.yaml"} if recipe == "kfold" else set()  # it names all folds; None is all, too
+    check_same(fast_run(recipe)[0], tmp_path / folder, apart_from=named)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
