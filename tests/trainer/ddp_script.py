@@ -9,7 +9,7 @@ import torchmetrics
 from torch import nn
 from torch.utils.data import DataLoader
 
-from torchloops import LoopModule, Trainer, seed_everything
+from torchloops import Callback, LoopModule, Trainer, seed_everything
 from torchloops.testing import random_dataset
 
 GLOBAL_BATCH = 8
@@ -134,10 +134,48 @@ def resume(folder, processes):
     return {"weights": [value.double().sum().item() for value in module.parameters()], "steps": trainer.global_step}
 
 
+class Dropping(Synced):
+    """Draws other dropout masks in each process."""
+
+    def training_step(self, batch, batch_idx):
+        inputs, targets = batch
+        return super().training_step((nn.functional.dropout(inputs, 0.3), targets), batch_idx)
+
+
+class SaveAt(Callback):
+    """Saves in the middle of the second epoch, where a logged mean and an accumulation are gathering."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (1, 2):
+            trainer.save_checkpoint(self.path)
+
+
+def cut(folder):
+    """Weights of each process, bit for bit, of a whole fit and of one that went on from its middle."""
+    found = []
+    for seed, ckpt_path in ((4, None), (9, folder / "cut.ckpt")):
+        seed_everything(seed)
+        module = Dropping()
+        trainer = Trainer(
+            accelerator="cpu", devices=2, strategy="ddp", max_epochs=3, accumulate_grad_batches=2, logger=False,
+            callbacks=[] if ckpt_path else [SaveAt(folder / "cut.ckpt")], enable_progress_bar=False,
+            enable_checkpointing=False, default_root_dir=folder / "cut",
+        )  # fmt: skip
+        torch.manual_seed(seed + trainer.global_rank)
+        trainer.fit(module, loader(40, 0, 2), loader(20, 1, 2), ckpt_path=ckpt_path)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        found.append({"weights": [value.tolist() for value in module.parameters()], "metrics": metrics})
+    return found
+
+
 def main(folder):
     torch.set_num_threads(1)
     results = {name: run_case(name, folder, 2) for name in CASES}
     results["resumed"] = resume(folder, 2)
+    results["cut"] = cut(folder)
     (folder / f"rank_{results['plain']['rank']}.json").write_text(json.dumps(results))
 
 

@@ -86,6 +86,12 @@ def test_resuming_in_two_processes_equals_resuming_in_one(one, two):
         assert two[rank]["resumed"]["weights"] == pytest.approx(one["resumed"]["weights"], abs=1e-5)
 
 
+def test_every_process_goes_on_with_its_own_generators_values_and_gradients(two):
+    for rank in (0, 1):
+        whole, resumed = two[rank]["cut"]
+        assert whole == resumed
+
+
 def test_only_the_first_process_writes(folder, two):
     assert [two[rank]["plain"]["rank"] for rank in (0, 1)] == [0, 1]
     files = sorted(str(path.relative_to(folder / "plain")) for path in (folder / "plain").rglob("*") if path.is_file())

@@ -71,7 +71,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
         module.on_save_checkpoint(checkpoint)
     checkpoint = {name: plain(value, name) for name, value in checkpoint.items()}
     if not weights_only and trainer.world_size > 1:
-        own = {name: checkpoint[name] for name in (*OF_A_PROCESS, "torchmetrics", "outer_runs")}
+        own = {name: checkpoint[name] for name in (*OF_A_PROCESS, "torchmetrics", "gradients", "outer_runs")}
         checkpoint["processes"] = trainer.engine.gather_objects(own)
     return checkpoint
 
