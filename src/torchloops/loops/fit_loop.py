@@ -95,8 +95,9 @@ class FitLoop(Loop):
         trainer, epoch = self.trainer, self.trainer.current_epoch
         every = trainer.reload_dataloaders_every_n_epochs
         if every and epoch and epoch % every == 0 and not self._is_inside_epoch:
-            trainer.run.reload("train")
-            trainer.run.reload("validate")
+            for stage in ("train", "validate"):
+                trainer.run.reload(stage)
+                trainer.run.pending_data.pop(stage, None)  # the position in the loader before
         trainer.state.in_epoch = True
         trainer.run.count_steps_by_hooks()  # the loop that counted in the last epoch may have been replaced
         if not self._is_inside_epoch:
