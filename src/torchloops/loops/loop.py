@@ -187,6 +187,8 @@ class Loop:
         if self._before_end is not None:
             self._before_end()
         output = self.on_run_end() if plan.on_run_end else None
+        if self._before_end is not None:
+            self._before_end()  # again: on_run_end may have trained or tested something
         progress.running = False
         return output
 

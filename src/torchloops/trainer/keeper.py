@@ -95,7 +95,7 @@ class Keeper:
 
     def _begin(self) -> None:
         self.saves, self.seconds = 0, 0.0
-        self._asked = self._has_changed = False
+        self._asked = self._has_changed = self._has_moved = self._is_at_end = False
         self._signal = 0
         self._indivisible = 0
         self._points = self._epochs = self._steps = self._steps_before = 0
@@ -147,7 +147,7 @@ class Keeper:
         """Save if it is due: called by loops after a "batch", an "epoch" or a "round" (an outer loop's iteration)."""
         if not self.enabled or self._indivisible:
             return
-        self._has_changed = True
+        self._has_changed = self._has_moved = True
         if level != "batch":
             self.attach()
         if self._is_due(level):
@@ -199,9 +199,10 @@ class Keeper:
             self.save()
 
     def _save_at_end(self) -> None:
-        """Save before the outermost loop ends, so that a resumed run can be extended."""
-        if self._has_changed and not self._indivisible:
+        """Save before the outermost loop ends, so that a resumed run can be extended, and after what its end ran."""
+        if (self._has_changed or self._has_moved and self._is_at_end) and not self._indivisible:
             self.save()
+        self._is_at_end, self._has_moved = True, False
 
     # when
 
