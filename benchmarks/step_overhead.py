@@ -109,20 +109,20 @@ def raw(data: Batches) -> None:
         optimizer.step()
 
 
-def torchloops_trainer(folder: str, full: bool, callbacks: Any = ()) -> Any:
+def torchloops_trainer(folder: str, full: bool, callbacks: Any = (), **arguments: Any) -> Any:
     from rich.console import Console
 
     from torchloops import RichProgressBar, Trainer
 
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
     return Trainer(
-        max_epochs=1, accelerator="cpu", logger=full, enable_progress_bar=False, enable_checkpointing=False,
+        max_epochs=1, accelerator="cpu", logger=full, enable_progress_bar=False,
         default_root_dir=folder, callbacks=[*callbacks, RichProgressBar(console=terminal)] if full else callbacks,
-        log_every_n_steps=1,
+        log_every_n_steps=1, **{"enable_checkpointing": False, **arguments},
     )  # fmt: skip
 
 
-def torchloops_fit(full: bool = False, hooks: int = 0) -> Callable[[Batches], None]:
+def torchloops_fit(full: bool = False, hooks: int = 0, **arguments: Any) -> Callable[[Batches], None]:
     def run(data: Batches) -> None:
         from torchloops import Callback, LoopModule
 
@@ -134,7 +134,7 @@ def torchloops_fit(full: bool = False, hooks: int = 0) -> Callable[[Batches], No
             ) -> None: ...
 
         with tempfile.TemporaryDirectory() as folder:
-            trainer = torchloops_trainer(folder, full, [TwoHooks() for _ in range(hooks)])
+            trainer = torchloops_trainer(folder, full, [TwoHooks() for _ in range(hooks)], **arguments)
             trainer.fit(make_module(LoopModule, log=full), data)
 
     return run
@@ -193,6 +193,7 @@ def fabric_by_hand(data: Batches) -> None:
 
 TRAINING: dict[str, Callable[[Batches], None]] = {
     "torchloops, bare": torchloops_fit(),
+    "torchloops, ready to be resumed": torchloops_fit(enable_checkpointing=True),
     "torchloops, log + bar + CSV": torchloops_fit(full=True),
     "torchloops, 5 callbacks of 2 hooks": torchloops_fit(hooks=5),
     "Fabric by hand": fabric_by_hand,

@@ -69,8 +69,10 @@ def test_a_row_that_was_written_may_still_change(tmp_path):
 
 def test_the_file_is_written_anew_only_for_a_new_column(tmp_path, monkeypatch):
     written = []
-    replace = loggers._replace
-    monkeypatch.setattr(loggers, "_replace", lambda path, text: (written.append(path.name), replace(path, text)))
+    replace = loggers.write_whole
+    monkeypatch.setattr(
+        loggers, "write_whole", lambda path, *args, **kw: written.append(path) or replace(path, *args, **kw)
+    )
     logger = CSVLogger(tmp_path)
     log_epochs(logger, range(4))
     logger.save()

@@ -8,17 +8,19 @@ from pathlib import Path
 __all__ = ["write_whole"]
 
 
-def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file so that it holds the old content or the new, never a part, also after a power cut.
+def write_whole(path: Path, content: str | bytes, durable: bool = True) -> Path:
+    """Write a file so that it holds the old content or the new, never a part.
 
     Args:
         path: the file; its folder must exist.
         content: text is written as UTF-8.
+        durable: wait until it is on the disk, so that a power cut leaves it too; False: do not, which is faster.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(temporary, path)
     return path

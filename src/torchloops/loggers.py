@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torchloops.files import write_whole
+
 __all__ = ["CSVLogger", "PrefixedLogger"]
 
 _FIRST_COLUMNS = ("epoch", "step")
@@ -105,7 +107,7 @@ class CSVLogger:
         given = params if isinstance(params, Mapping) else vars(params) if params is not None else {}
         text = yaml.safe_dump(_plain({**given, **kwargs}), sort_keys=False, allow_unicode=True)
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-        _replace(Path(self.save_dir, "hparams.yaml"), text.encode())
+        write_whole(Path(self.save_dir, "hparams.yaml"), text.encode(), durable=False)
 
     def log_graph(self, *args: Any, **kwargs: Any) -> None:
         """A CSV file holds no graph: nothing happens."""
@@ -214,7 +216,7 @@ class CSVLogger:
     def _write_all(self) -> None:
         header, settled = _csv_line(self._columns), self._settled_lines()
         last = b"".join(map(self._line, self.rows[-1:]))
-        _replace(self.path, header + settled + last)
+        write_whole(self.path, header + settled + last, durable=False)
         self._columns_on_disk = list(self._columns)
         self._settled_rows, self._settled_bytes = self._lines_rows, len(header) + len(settled)
 
@@ -306,13 +308,6 @@ def _csv_line(values: Iterable[str]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue().encode("utf-8")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it holds the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _flush_to_disk(path: Path) -> None:

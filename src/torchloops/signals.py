@@ -1,14 +1,17 @@
-"""SIGTERM as an exception, so that a program that is told to end can say where its work is. Imports no torch."""
+"""What SIGINT and SIGTERM do while a program works: its state is saved, and it says where. Imports no torch."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["end_process", "sigterm_raises"]
+__all__ = ["end_process", "signals_to", "sigterm_raises"]
+
+_PATIENCE = 10  # seconds that a worker process has to finish after SIGTERM
 
 
 def end_process(number: int, frame: Any) -> None:
@@ -30,3 +33,35 @@ def sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextmanager
+def signals_to(take: Callable[[int], None]) -> Iterator[None]:
+    """A context in which SIGINT and SIGTERM call ``take(number)`` instead of ending the process.
+
+    Handlers of the user's own stay as they are; `end_process` is not one. Worker processes forked inside go on for a
+    while, so that a batch can be finished when a signal goes to the whole process group. Outside of the main thread
+    nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def handle(number: int, frame: Any) -> None:
+        if os.getpid() == owner:
+            take(number)
+        elif number == signal.SIGTERM:
+            signal.alarm(_PATIENCE)
+
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.getsignal(number) for number in defaults}
+    replaced = [number for number, default in defaults.items() if before[number] in (default, end_process)]
+    for number in replaced:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            if signal.getsignal(number) is handle:
+                signal.signal(number, before[number])

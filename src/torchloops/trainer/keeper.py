@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,9 @@ import torch
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.loops import EvaluationEpochLoop, FitLoop, Loop, PredictionEpochLoop
 from torchloops.loops.tree import children_of, loops_in
+from torchloops.signals import signals_to
 from torchloops.trainer.checkpoint import collect_checkpoint
 from torchloops.trainer.checkpoint_file import previous_path, write_checkpoint
-from torchloops.trainer.signals import signals_to
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
@@ -100,7 +101,7 @@ class Keeper:
         self._indivisible = 0
         self._points = self._epochs = self._steps = self._steps_before = 0
         self._counted_run: Any = None
-        self._next_time = monotonic() + (self.interval.seconds or 0.0)
+        self._set_next_time(monotonic() + (self.interval.seconds or 0.0))
 
     # the fit
 
@@ -135,13 +136,20 @@ class Keeper:
         points = {loop: "batch" for loop in self._all_loops() if _resumes_inside(loop)}
         points |= {top: "epoch", **dict(_points_of(top))}
         for loop, level in points.items():
-            loop.__dict__["_after_advance"] = partial(self.safe_point, level)
+            point = self._after_batch if level == "batch" else partial(self.safe_point, level)
+            loop.__dict__["_after_advance"] = point
         top.__dict__["_before_end"] = self._save_at_end
 
     def _all_loops(self) -> list[Loop]:
         return [part for loop in self.trainer._loops.values() for part in loops_in(loop)]
 
     # saving
+
+    def _after_batch(self) -> None:
+        """A safe point after a batch; a step can afford a look at the clock."""
+        self._has_changed = self._has_moved = True
+        if monotonic() >= self._batch_time:
+            self.safe_point("batch")
 
     def safe_point(self, level: str = "batch") -> None:
         """Save if it is due: called by loops after a "batch", an "epoch" or a "round" (an outer loop's iteration)."""
@@ -158,6 +166,7 @@ class Keeper:
     def ask(self) -> None:
         """Have the next safe point save."""
         self._asked = True
+        self._batch_time = 0.0
 
     @contextmanager
     def indivisible(self) -> Iterator[None]:
@@ -187,7 +196,8 @@ class Keeper:
         self.trainer.engine.barrier()
         now = monotonic()
         self.seconds += now - start
-        self._next_time = now + (self.interval.seconds if self.interval.seconds is not None else _SHARE * (now - start))
+        seconds = self.interval.seconds
+        self._set_next_time(now + (_SHARE * (now - start) if seconds is None else seconds))
         self._asked = self._has_changed = False
         self._steps = self._epochs = 0
 
@@ -200,7 +210,7 @@ class Keeper:
 
     def _save_at_end(self) -> None:
         """Save before the outermost loop ends, so that a resumed run can be extended, and after what its end ran."""
-        if (self._has_changed or self._has_moved and self._is_at_end) and not self._indivisible:
+        if (self._has_changed or (self._has_moved and self._is_at_end)) and not self._indivisible:
             self.save()
         self._is_at_end, self._has_moved = True, False
 
@@ -217,11 +227,17 @@ class Keeper:
         wanted = self._asked or bool(self._signal) or self._is_time(level)
         return wanted if self.trainer.world_size == 1 else self._agree(level, wanted)
 
-    def _is_time(self, level: str) -> bool:
+    def _set_next_time(self, time: float) -> None:
+        """Say when the next save is due by the clock; ``_batch_time`` is when a batch has to look closer."""
         interval = self.interval
-        if interval.steps is not None or interval.epochs is not None:
-            return False
-        patience = _LONGEST if interval.seconds is None and level == "batch" else 0.0
+        counts = interval.steps is not None or interval.epochs is not None
+        self._next_time = inf if counts else time
+        self._batch_time = self._next_time if counts or interval.seconds is not None else time + _LONGEST
+        if interval.steps is not None or self.trainer.world_size > 1:
+            self._batch_time = 0.0
+
+    def _is_time(self, level: str) -> bool:
+        patience = _LONGEST if self.interval.seconds is None and level == "batch" else 0.0
         return monotonic() >= self._next_time + patience
 
     def _agree(self, level: str, wanted: bool) -> bool:
@@ -248,6 +264,7 @@ class Keeper:
             self._signal = number
             self._interrupt()
         self._signal = number
+        self._batch_time = 0.0
 
     def _interrupt(self) -> None:
         if self.trainer.is_global_zero:

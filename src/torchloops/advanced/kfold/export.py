@@ -7,13 +7,13 @@ that a later run can add the missing ones.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchloops.advanced.kfold.records import FoldResult, folds_table, oof_table, summary_table
 from torchloops.advanced.kfold.splits import Splits
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.files import write_whole
 
 if TYPE_CHECKING:
     from torchloops.advanced.kfold.loop import KFoldLoop
@@ -173,8 +173,5 @@ def _write_table(path: Path, table: Any) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file so that it holds the old text or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, text)
