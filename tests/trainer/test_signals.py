@@ -28,7 +28,7 @@ PLACES = {
     "manual optimization": ("manual optimization", "before optimizer step", 10),
     "between two yields": ("yielding", "after optimizer step", 11),
     "while saving": ("fit", "before os.replace", 4),
-    "in a fold": ("folds", "train forward", 40),
+    "in a fold": ("folds", "train forward", 20),
     "in a round": ("rounds", "train forward", 30),
 }
 
