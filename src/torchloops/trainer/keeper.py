@@ -210,9 +210,11 @@ class Keeper:
 
     def _save_at_end(self) -> None:
         """Save before the outermost loop ends, so that a resumed run can be extended, and after what its end ran."""
-        if (self._has_changed or (self._has_moved and self._is_at_end)) and not self._indivisible:
+        goes_on_inside = bool(self.trainer._resumed)  # what the end ran was cut, and is entered again by it
+        is_new = self._has_changed or (self._has_moved and self._is_at_end)
+        if is_new and not self._indivisible and not goes_on_inside:
             self.save()
-        self._is_at_end, self._has_moved = True, False
+        self._is_at_end, self._has_moved = True, goes_on_inside
 
     # when
 
