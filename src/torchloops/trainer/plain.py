@@ -15,11 +15,12 @@ from torchloops.errors import CheckpointError
 
 __all__ = ["plain", "plain_or_none"]
 
-_PLAIN = (str, int, float, bool, bytes, bytearray, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
+_PLAIN = (bytes, bytearray, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
+_SCALARS = (bool, int, float, str)
 
 
 def plain(value: Any, path: str) -> Any:
-    """``value`` with numpy numbers, arrays and paths made plain; nothing else than plain data passes.
+    """``value`` with numpy's numbers and arrays, paths and the like made plain; nothing else than plain data passes.
 
     Args:
         value: numbers, strings, tensors, and lists, tuples, sets and dicts of them.
@@ -32,18 +33,23 @@ def plain(value: Any, path: str) -> Any:
         return plain(value.value, path)
     if isinstance(value, bytes) and not value:
         return bytearray()  # a safe load refuses empty bytes
-    if isinstance(value, _PLAIN):
+    if type(value) in _SCALARS or isinstance(value, _PLAIN):
         return value
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, _SCALARS):  # of a class of its own, which a safe load refuses
+        return next(kind for kind in _SCALARS if isinstance(value, kind))(value)
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
+        return _tensor_or_list(value, path)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        items = {key: plain(item, f"{path}.{key}") for key, item in value.items()}
+        items = {plain(key, path): plain(item, f"{path}.{key}") for key, item in value.items()}
         kind: Any = next((kind for kind in (OrderedDict, Counter) if isinstance(value, kind)), dict)
-        return kind(items)
+        mapping = kind(items)
+        if isinstance(value, OrderedDict) and hasattr(value, "_metadata"):  # versions of the parts of a module
+            mapping._metadata = plain(value._metadata, f"{path}._metadata")
+        return mapping
     if isinstance(value, list | tuple | set):
         kind = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
         return kind([plain(item, f"{path}[{index}]") for index, item in enumerate(value)])
@@ -51,6 +57,13 @@ def plain(value: Any, path: str) -> Any:
         f"The checkpoint cannot hold {path}: it is a {type(value).__name__}, and only plain data (numbers, strings, "
         "tensors, lists, dicts) can be loaded safely. Save a description of it in on_save_checkpoint instead."
     )
+
+
+def _tensor_or_list(array: np.ndarray, path: str) -> Any:
+    try:
+        return torch.from_numpy(array.copy())
+    except TypeError:  # text, times or objects
+        return plain(array.tolist(), path)
 
 
 def plain_or_none(value: Any) -> Any:
