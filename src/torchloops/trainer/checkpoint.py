@@ -7,14 +7,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.hooks import is_overridden
 from torchloops.trainer.checkpoint_file import FORMAT, previous_path
+from torchloops.trainer.metric_states import collect_metric_states, restore_metric_states
 from torchloops.trainer.plain import plain, plain_or_none
 from torchloops.trainer.run_state import OF_A_PROCESS, collect_run, restore_run, state_of
-from torchloops.trainer.settings import check_settings, collect_settings
+from torchloops.trainer.settings import changed_arguments, check_settings, collect_settings
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
@@ -31,8 +30,9 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
     Keys: Lightning's (``epoch``, ``global_step``, ``state_dict``, ``optimizer_states``, ``lr_schedulers``,
     ``callbacks``, ``hyper_parameters``), ``format``, the other keys of `collect_run` for the current run,
     ``outer_runs`` with those of the runs around it, outermost first, and what all runs share: ``loop_tree``,
-    ``evaluation_loops`` (those that are running), ``torchmetrics``, ``gradients``, ``modes``, ``precision``,
-    ``datamodule``, ``settings``, ``inside_batch``, ``processes``.
+    ``evaluation_loops`` (those that are running), ``torchmetrics``, ``buffers`` (those that ``state_dict`` leaves out),
+    ``gradients``, ``modes``, ``precision``, ``datamodule``, ``first_batches``, ``settings``, ``changed_arguments``,
+    ``inside_batch``, ``processes``.
 
     Args:
         trainer: the Trainer whose current run is saved; all its processes call this together.
@@ -56,12 +56,15 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
             "outer_runs": [collect_run(outer, is_current=False) for outer in trainer.outer_runs],
             "loop_tree": trainer.fit_loop.state_dict(),
             "evaluation_loops": _running_evaluations(trainer),
-            "torchmetrics": _torchmetrics_states(module),
+            "torchmetrics": collect_metric_states(module),
             "gradients": _gradients(trainer),
             "modes": _modes(trainer),
             "precision": trainer.engine.precision_state(),
             "datamodule": state_of(trainer.sources.outermost),
+            "first_batches": trainer.sources.first_batches_drawn_from,
+            "buffers": _transient_buffers(module),
             "settings": collect_settings(trainer),
+            "changed_arguments": changed_arguments(trainer),
             "inside_batch": trainer.state.in_batch,
         }
         for callback in run.callbacks:
@@ -146,8 +149,10 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
     if checkpoint["datamodule"] and hasattr(datamodule, "load_state_dict"):
         datamodule.load_state_dict(checkpoint["datamodule"])
     _restore_loops(trainer, checkpoint)
+    trainer.sources.first_batches_drawn_from = checkpoint.get("first_batches")
     runs = [*checkpoint["outer_runs"], checkpoint]
     restore_run(trainer, trainer.run, runs[0], checkpoint)
+    vars(trainer).update(checkpoint.get("changed_arguments", {}))
     if len(runs) == 1:
         restore_module(trainer, checkpoint)
     return runs[1:]
@@ -157,7 +162,7 @@ def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     """Put back what is the module's in the innermost run, after its callbacks and optimizers."""
     module, modes, gradients = trainer.module, checkpoint["modes"], checkpoint["gradients"]
     module.load_state_dict(checkpoint["state_dict"], strict=False)
-    _restore_torchmetrics(module, checkpoint["torchmetrics"])
+    restore_metric_states(module, checkpoint["torchmetrics"])
     for name, parameter in module.named_parameters():
         if name in gradients:
             parameter.grad = gradients[name].to(parameter.device)
@@ -218,26 +223,6 @@ def _modes(trainer: Lifecycle) -> dict[str, list[str]]:
         "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
         "evaluating": [name for name, part in module.named_modules() if not outside.get(id(part), part.training)],
     }
-
-
-_METRIC_ATTRIBUTES = ("_update_count", "_forward_cache")
-
-
-def _torchmetrics_states(module: Any) -> dict[str, Any]:
-    """What the torchmetrics metrics of the module have gathered so far in the epoch."""
-    return {
-        name: {"state": dict(part.metric_state), **{key: plain_or_none(vars(part)[key]) for key in _METRIC_ATTRIBUTES}}
-        for name, part in module.named_modules()
-        if hasattr(part, "metric_state") and part.update_called
-    }
-
-
-def _restore_torchmetrics(module: Any, states: dict[str, Any]) -> None:
-    for name, part in module.named_modules():
-        if name in states:
-            for attribute, value in states[name]["state"].items():
-                setattr(part, attribute, value.to(part.device) if isinstance(value, torch.Tensor) else value)
-            vars(part).update({key: states[name][key] for key in _METRIC_ATTRIBUTES}, _computed=None)
 
 
 def _savable_hyperparameters(module: Any) -> dict[str, Any]:

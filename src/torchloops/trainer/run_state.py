@@ -10,6 +10,7 @@ from torchloops.errors import CheckpointError
 from torchloops.hooks import is_overridden
 from torchloops.seeding import random_state, restore_random_state
 from torchloops.trainer.arguments import callback_key
+from torchloops.trainer.metric_states import metrics_in
 from torchloops.trainer.plain import plain_or_none
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
         is_current: False for a run around the current one: its generators are those that the inner run set aside.
     """
     state = run.state
-    names = {id(part): name for name, part in run.trainer.module.named_modules() if hasattr(part, "metric_state")}
+    names = {id(metric): name for name, metric in metrics_in(run.trainer.module).items()}
     return {
         "name": run.name,
         "epoch": state.current_epoch,
@@ -63,6 +64,7 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
         CheckpointError: optimizers or schedulers are others than those saved.
     """
     run.restored = saved
+    run.load_data_state(saved["data"])  # before the optimizers, which may ask for the number of batches
     for callback in run.callbacks:
         if is_overridden(callback, "on_load_checkpoint"):
             callback.on_load_checkpoint(trainer, trainer.module, {**checkpoint, **saved})
@@ -77,10 +79,9 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
     for logger, state in zip(run.loggers, saved["loggers"], strict=False):
         if state and hasattr(logger, "load_state_dict"):
             logger.load_state_dict(state)
-    metrics = {name: part for name, part in trainer.module.named_modules() if hasattr(part, "metric_state")}
+    metrics = metrics_in(trainer.module)
     for stage, results in saved["results"].items():
         run.results_for(stage).load_state_dict(results, metrics, device=trainer.engine.device)
-    run.pending_data = dict(saved["data"])
     run.known_values().update({name: torch.as_tensor(value) for name, value in saved["metrics"].items()})
     run.done_once = dict(saved["once"])
     state = run.state
