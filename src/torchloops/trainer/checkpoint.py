@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.hooks import is_overridden
+from torchloops.trainer.buffers import collect_buffers, restore_buffers
 from torchloops.trainer.checkpoint_file import FORMAT, previous_path
 from torchloops.trainer.metric_states import collect_metric_states, restore_metric_states
 from torchloops.trainer.plain import plain, plain_or_none
@@ -62,7 +63,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
             "precision": trainer.engine.precision_state(),
             "datamodule": state_of(trainer.sources.outermost),
             "first_batches": trainer.sources.first_batches_drawn_from,
-            "buffers": _transient_buffers(module),
+            "buffers": collect_buffers(module),
             "settings": collect_settings(trainer),
             "changed_arguments": changed_arguments(trainer),
             "inside_batch": trainer.state.in_batch,
@@ -162,6 +163,7 @@ def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     """Put back what is the module's in the innermost run, after its callbacks and optimizers."""
     module, modes, gradients = trainer.module, checkpoint["modes"], checkpoint["gradients"]
     module.load_state_dict(checkpoint["state_dict"], strict=False)
+    restore_buffers(module, checkpoint.get("buffers", {}))
     restore_metric_states(module, checkpoint["torchmetrics"])
     for name, parameter in module.named_parameters():
         if name in gradients:

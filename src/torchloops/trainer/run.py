@@ -330,8 +330,7 @@ class Run:
             name = _DATA_NAMES[stage]
             found = [Batches(engine.setup_loader(loader, distributed), limit, name) for loader in loaders]
             self._batches[stage] = found
-            for batches, state in zip(found, self.pending_data.pop(stage, ()), strict=False):
-                batches.load_state_dict(state)
+            self._restore_positions(stage)
             if self.trainer.keeper.enabled and self.state.fn == "fit" and not self.trainer.sanity_checking:
                 for batches in found:
                     batches.warn_if_not_resumable()
@@ -358,6 +357,20 @@ class Run:
         """The positions in the data of every stage."""
         known = {stage: [one.state_dict() for one in batches] for stage, batches in self._batches.items()}
         return {**self.pending_data, **known}
+
+    def load_data_state(self, state: dict[str, list[Any]]) -> None:
+        """Take back what `data_state` returned, for data that were asked for already and those that will be.
+
+        Raises:
+            CheckpointError: the data is not what it was.
+        """
+        self.pending_data = dict(state)
+        for stage in self._batches:
+            self._restore_positions(stage)
+
+    def _restore_positions(self, stage: str) -> None:
+        for batches, state in zip(self._batches[stage], self.pending_data.pop(stage, ()), strict=False):
+            batches.load_state_dict(state)
 
 
 _DATA_NAMES = {

@@ -10,7 +10,7 @@ from torchloops.trainer.plain import plain_or_none
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
-__all__ = ["check_settings", "collect_settings"]
+__all__ = ["changed_arguments", "check_settings", "collect_settings"]
 
 _ARGUMENTS = (
     "accumulate_grad_batches", "check_val_every_n_epoch", "gradient_clip_algorithm", "gradient_clip_val",
@@ -33,6 +33,12 @@ def collect_settings(trainer: Lifecycle) -> dict[str, Any]:
         **{name: trainer.arguments[name] for name in _ARGUMENTS},
         **{f"hyper-parameter {name}": plain_or_none(value) for name, value in hparams.items() if name not in _FREE},
     }
+
+
+def changed_arguments(trainer: Lifecycle) -> dict[str, Any]:
+    """Arguments of the Trainer that were set anew since, as a callback does that accumulates more batches later."""
+    now = {name: vars(trainer).get(name, value) for name, value in trainer.arguments.items() if name in _ARGUMENTS}
+    return {name: plain_or_none(value) for name, value in now.items() if value != trainer.arguments[name]}
 
 
 def check_settings(trainer: Lifecycle, saved: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
+from torchloops.seeding import isolated_generators, random_state, restore_random_state
 from torchloops.trainer.loaders import as_loaders, number_of_batches
+from torchloops.trainer.position import own_generators, restore_states, states_of
 
 __all__ = ["DataSources"]
 
@@ -32,6 +34,8 @@ class DataSources:
         outermost: the data module that the entry was given, whatever outer loops put in its place.
         given: loaders by stage, as they were given.
         ready_stages: stages whose setup hooks were called.
+        first_batches_drawn_from: generators from which the batches of ``overfit_batches`` are or were drawn; None:
+            not drawn yet.
     """
 
     def __init__(self, overfit_batches: int | float = 0) -> None:
@@ -41,6 +45,7 @@ class DataSources:
         self.given: dict[str, Any] = {}
         self.ready_stages: list[str] = []
         self._overfit: list[Any] | None = None
+        self.first_batches_drawn_from: dict[str, Any] | None = None
 
     def assign(self, given: dict[str, Any], datamodule: Any, keep: bool) -> None:
         """Take what an entry was given; a data module may stand in the place of its first loader.
@@ -66,14 +71,15 @@ class DataSources:
                 )
         if datamodule is not None or both or not keep:
             self.datamodule = self.outermost = datamodule
-        self.given, self.ready_stages, self._overfit = given, [], None
+        self.given, self.ready_stages = given, []
+        self._overfit = self.first_batches_drawn_from = None
 
     def loaders(self, stage: str, module: Any) -> list[Any]:
         """The data loaders of a stage, asked for anew."""
         if self.overfit_batches and stage in ("train", "validate"):
             if self._overfit is None:
                 loaders = self._find("train", module)
-                self._overfit = _first_batches(loaders[0], self.overfit_batches) if loaders else []
+                self._overfit = self._first_batches(loaders[0]) if loaders else []
             return [self._overfit] if self._overfit else []
         return self._find(stage, module)
 
@@ -90,10 +96,25 @@ class DataSources:
             )
         return loaders
 
+    def _first_batches(self, loader: Any) -> list[Any]:
+        """The first batches of a loader, kept; a resumed run draws the same ones."""
+        own = own_generators(loader)
+        with isolated_generators():
+            saved = self.first_batches_drawn_from
+            if saved is None:
+                self.first_batches_drawn_from = {"random": random_state(), "loader": states_of(own)}
+            else:
+                restore_random_state(saved["random"])
+                restore_states(own, saved["loader"])
+            return list(islice(loader, int(number_of_batches(loader, self.overfit_batches))))
+
     @contextmanager
     def replaced_by(self, datamodule: Any) -> Iterator[None]:
         """A context in which all data come from ``datamodule``, set up for a fit and torn down at the end."""
-        before = dict(vars(self))
+        if self._overfit is None:  # generators that a resumed run brought are those of the data that come now
+            before = {**vars(self), "first_batches_drawn_from": None}
+        else:
+            before, self.first_batches_drawn_from = dict(vars(self)), None
         self.datamodule, self.given, self._overfit, self.ready_stages = datamodule, {}, None, ["fit"]
         try:
             if is_overridden(datamodule, "setup"):
@@ -114,8 +135,3 @@ def _check_datamodule(datamodule: Any) -> None:
             f"datamodule= takes a DataModule, got {type(datamodule).__name__}. Loaders go to train_dataloaders=, "
             "val_dataloaders= or dataloaders=."
         )
-
-
-def _first_batches(loader: Any, number: int | float) -> list[Any]:
-    """The first batches of a loader, kept: ``number`` of them (int), or that share (float)."""
-    return list(islice(loader, int(number_of_batches(loader, number))))
