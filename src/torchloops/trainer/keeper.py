@@ -96,8 +96,9 @@ class Keeper:
 
     def _begin(self) -> None:
         self.saves, self.seconds = 0, 0.0
+        self._keeps = False
         self._asked = self._has_changed = self._has_moved = self._is_at_end = False
-        self._signal = 0
+        self._signal = self._heeded = 0  # the one that came; the one that all processes end by at this safe point
         self._indivisible = 0
         self._points = self._epochs = self._steps = self._steps_before = 0
         self._counted_run: Any = None
@@ -123,17 +124,23 @@ class Keeper:
         self._count_steps()
         self._steps = 0
         self.attach()
+        self._keeps = True
         try:
             with signals_to(self._take_signal):
                 yield
+            if self._signal and not self._heeded:  # it came after the last safe point
+                self._heeded = self._signal
+                self._interrupt()
         finally:
+            self._keeps = False
             for loop in self._all_loops():
                 loop.__dict__["_after_advance"] = loop.__dict__["_before_end"] = None
 
     def attach(self) -> None:
         """Have the loops call `safe_point` where they are at one; those that came in meanwhile too."""
         top = self.trainer.fit_loop
-        points = {loop: "batch" for loop in self._all_loops() if _resumes_inside(loop)}
+        alone = self.trainer.world_size == 1  # processes may have different numbers of batches to evaluate
+        points = {loop: "batch" for loop in self._all_loops() if alone and _resumes_inside(loop)}
         points |= {top: "epoch", **dict(_points_of(top))}
         for loop, level in points.items():
             point = self._after_batch if level == "batch" else partial(self.safe_point, level)
@@ -153,14 +160,14 @@ class Keeper:
 
     def safe_point(self, level: str = "batch") -> None:
         """Save if it is due: called by loops after a "batch", an "epoch" or a "round" (an outer loop's iteration)."""
-        if not self.enabled or self._indivisible:
+        if not self._keeps or self._indivisible:
             return
         self._has_changed = self._has_moved = True
         if level != "batch":
             self.attach()
         if self._is_due(level):
             self.save()
-            if self._signal:
+            if self._heeded:
                 self._interrupt()
 
     def ask(self) -> None:
@@ -204,8 +211,9 @@ class Keeper:
     def save_after_interrupt(self) -> None:
         """Save after a KeyboardInterrupt that some code raised, unless it came in the middle of a batch."""
         between = not self.trainer.state.in_batch and not self._indivisible
-        if self.enabled and between and not self._signal and self.trainer.fit_loop.progress.running:
-            self._signal = signal.SIGINT
+        alone = self.trainer.world_size == 1  # others would have to save too, and may go on
+        if self._keeps and alone and between and not self._signal and self.trainer.fit_loop.progress.running:
+            self._signal = self._heeded = signal.SIGINT
             self.save()
 
     def _save_at_end(self) -> None:
@@ -219,15 +227,23 @@ class Keeper:
     # when
 
     def _is_due(self, level: str) -> bool:
+        counted = self._is_counted(level)
+        signal_taken = self._signal
+        wanted = counted or self._asked or bool(signal_taken) or self._is_time(level)
+        if self.trainer.world_size > 1:
+            return self._agree(wanted, signal_taken, now=counted or level != "batch")
+        self._heeded = signal_taken
+        return wanted
+
+    def _is_counted(self, level: str) -> bool:
+        """Whether it is due by the number of steps or epochs, which all processes have alike."""
         interval = self.interval
         if interval.steps is not None and self._count_steps() >= interval.steps:
             return True
-        if interval.epochs is not None and level != "batch":
-            self._epochs += level == "epoch"
-            if level == "round" or self._epochs >= interval.epochs:
-                return True
-        wanted = self._asked or bool(self._signal) or self._is_time(level)
-        return wanted if self.trainer.world_size == 1 else self._agree(level, wanted)
+        if interval.epochs is None or level == "batch":
+            return False
+        self._epochs += level == "epoch"
+        return level == "round" or self._epochs >= interval.epochs
 
     def _set_next_time(self, time: float) -> None:
         """Say when the next save is due by the clock; ``_batch_time`` is when a batch has to look closer."""
@@ -242,13 +258,13 @@ class Keeper:
         patience = _LONGEST if self.interval.seconds is None and level == "batch" else 0.0
         return monotonic() >= self._next_time + patience
 
-    def _agree(self, level: str, wanted: bool) -> bool:
-        """Whether any process wants to save; they ask each other every few batches, all at the same one."""
+    def _agree(self, wanted: bool, signal_taken: int, now: bool) -> bool:
+        """Whether any process wants to save; they ask each other now, or every few batches, all at the same one."""
         self._points += 1
-        if level == "batch" and self._points % _AGREE_EVERY:
+        if not now and self._points % _AGREE_EVERY:
             return False
-        mine = torch.tensor([int(wanted), self._signal], device=self.trainer.engine.device)
-        some, self._signal = self.trainer.engine.all_reduce(mine, "max").tolist()
+        mine = torch.tensor([int(wanted), signal_taken], device=self.trainer.engine.device)
+        some, self._heeded = self.trainer.engine.all_reduce(mine, "max").tolist()
         return bool(some)
 
     def _count_steps(self) -> int:
@@ -262,25 +278,29 @@ class Keeper:
     # signals
 
     def _take_signal(self, number: int) -> None:
-        if self._signal or self._indivisible:
-            self._signal = number
+        before, self._signal = self._signal, number
+        if before or self._indivisible:
+            self._heeded = number
             self._interrupt()
-        self._signal = number
         self._batch_time = 0.0
 
     def _interrupt(self) -> None:
         if self.trainer.is_global_zero:
-            _log.warning("%s: the run can go on from %s.", signal.Signals(self._signal).name, self.path)
-        if self._signal == signal.SIGINT:
+            where = f"the run can go on from {self.path}" if self._has_file else "there is no checkpoint to go on from"
+            _log.warning("%s: %s.", signal.Signals(self._heeded).name, where)
+        if self._heeded == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + self._signal)
+        raise SystemExit(128 + self._heeded)
 
     # files
 
     def _warn(self, error: Exception) -> None:
-        known = self.path is not None and self.path.is_file()
-        kept = f"The last one is {self.path}." if known else "There is none yet."
+        kept = f"The last one is {self.path}." if self._has_file else "There is none yet."
         warnings.warn(f"Training goes on without a new checkpoint. {error} {kept}", ResumeWarning, stacklevel=2)
+
+    @property
+    def _has_file(self) -> bool:
+        return self.path is not None and self.path.is_file()
 
     @staticmethod
     def _set_aside(path: Path) -> None:

@@ -140,7 +140,8 @@ class Lifecycle(Runs):
         self.call_hook("on_fit_start")
         self._sanity_check()
         last = self.run.dir / "checkpoints" / "last.ckpt"
-        with self.keeper.keeping(self.run.dir, resumed=path in (last, previous_path(last))):
+        own = {file.resolve() for file in (last, previous_path(last))}
+        with self.keeper.keeping(self.run.dir, resumed=path is not None and path.resolve() in own):
             try:
                 self.fit_loop.run()
             except KeyboardInterrupt:
