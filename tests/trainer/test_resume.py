@@ -420,6 +420,32 @@ def test_other_settings_are_refused_by_name(keeping, changes, named):
         keeping(max_epochs=2, **changes).fit(TinyClassifier(), random_batches(4), ckpt_path="last")
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "is_other"),
+    [
+        (None, 5, True),
+        (torch.ones(2), torch.zeros(2), True),
+        (torch.ones(2), torch.ones(2), False),
+        ([torch.ones(2)], [torch.zeros(2)], True),
+        (nn.Identity(), nn.Flatten(), False),  # no plain data: nobody can tell
+        (Path("a"), "a", False),
+    ],
+)
+def test_hyperparameters_of_every_kind_are_compared(keeping, before, now, is_other):
+    class Named(TinyClassifier):
+        def __init__(self, option):
+            super().__init__()
+            self.save_hyperparameters()
+
+    keeping(max_epochs=1).fit(Named(before), random_batches(2))
+    resumed = keeping(max_epochs=2)
+    if is_other:
+        with pytest.raises(CheckpointError, match="hyper-parameter option was"):
+            resumed.fit(Named(now), random_batches(2), ckpt_path="last")
+    else:
+        resumed.fit(Named(now), random_batches(2), ckpt_path="last")
+
+
 def test_other_hyperparameters_are_refused_by_name(keeping):
     keeping(max_epochs=1).fit(TinyClassifier(lr=0.1), random_batches(4))
     with pytest.raises(CheckpointError, match=r"hyper-parameter lr was 0.1 and is 0.2"):

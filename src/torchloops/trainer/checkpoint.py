@@ -12,9 +12,9 @@ from torchloops.hooks import is_overridden
 from torchloops.trainer.buffers import collect_buffers, restore_buffers
 from torchloops.trainer.checkpoint_file import FORMAT, previous_path
 from torchloops.trainer.metric_states import collect_metric_states, restore_metric_states
-from torchloops.trainer.plain import plain, plain_or_none
+from torchloops.trainer.plain import plain
 from torchloops.trainer.run_state import OF_A_PROCESS, collect_run, restore_run, state_of
-from torchloops.trainer.settings import changed_arguments, check_settings, collect_settings
+from torchloops.trainer.settings import changed_arguments, check_settings, collect_settings, hyperparameters_of
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
@@ -50,7 +50,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
         "global_step": trainer.global_step,
         "state_dict": module.state_dict(),
         "hparams_name": getattr(module, "_hparams_name", None) or "kwargs",
-        "hyper_parameters": _savable_hyperparameters(module),
+        "hyper_parameters": hyperparameters_of(module),
     }
     if not weights_only:
         checkpoint |= collect_run(run, is_current=True) | {
@@ -225,10 +225,3 @@ def _modes(trainer: Lifecycle) -> dict[str, list[str]]:
         "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
         "evaluating": [name for name, part in module.named_modules() if not outside.get(id(part), part.training)],
     }
-
-
-def _savable_hyperparameters(module: Any) -> dict[str, Any]:
-    """The module's hyper-parameters that are plain data; the others (modules, functions) cannot be loaded safely."""
-    given = dict(getattr(module, "hparams", None) or {})
-    plainer = {name: plain_or_none(value) for name, value in given.items()}
-    return {name: value for name, value in plainer.items() if value is not None or given[name] is None}

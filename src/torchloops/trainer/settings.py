@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from torchloops.errors import CheckpointError
 from torchloops.trainer.plain import plain_or_none
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
-__all__ = ["changed_arguments", "check_settings", "collect_settings"]
+__all__ = ["changed_arguments", "check_settings", "collect_settings", "hyperparameters_of"]
 
 _ARGUMENTS = (
     "accumulate_grad_batches", "check_val_every_n_epoch", "gradient_clip_algorithm", "gradient_clip_val",
@@ -26,13 +28,20 @@ _FREE = {
 
 def collect_settings(trainer: Lifecycle) -> dict[str, Any]:
     """Settings by the name that a message calls them by, as plain data."""
-    hparams = dict(getattr(trainer.module, "hparams", None) or {})
+    hparams = hyperparameters_of(trainer.module)
     return {
         "precision": trainer.engine.precision,
         "number of processes": trainer.world_size,
         **{name: trainer.arguments[name] for name in _ARGUMENTS},
-        **{f"hyper-parameter {name}": plain_or_none(value) for name, value in hparams.items() if name not in _FREE},
+        **{f"hyper-parameter {name}": value for name, value in hparams.items() if name not in _FREE},
     }
+
+
+def hyperparameters_of(module: Any) -> dict[str, Any]:
+    """The module's hyper-parameters that are plain data; the others (modules, functions) cannot be loaded safely."""
+    given = dict(getattr(module, "hparams", None) or {})
+    found = {name: plain_or_none(value) for name, value in given.items()}
+    return {name: value for name, value in found.items() if value is not None or given[name] is None}
 
 
 def changed_arguments(trainer: Lifecycle) -> dict[str, Any]:
@@ -48,7 +57,8 @@ def check_settings(trainer: Lifecycle, saved: dict[str, Any]) -> None:
         CheckpointError: some have changed; it names them with both values.
     """
     now = collect_settings(trainer)
-    changed = [f"{name} was {saved[name]!r} and is {now[name]!r}" for name in saved if _differ(saved, now, name)]
+    shared = [name for name in saved if name in now]
+    changed = [f"{n} was {saved[n]!r} and is {now[n]!r}" for n in shared if _differ(saved[n], now[n])]
     if changed:
         raise CheckpointError(
             f"The run to resume had other settings: {'; '.join(changed)}. Resume it with its own settings, or begin a "
@@ -56,8 +66,10 @@ def check_settings(trainer: Lifecycle, saved: dict[str, Any]) -> None:
         )
 
 
-def _differ(saved: dict[str, Any], now: dict[str, Any], name: str) -> bool:
-    if name not in now or saved[name] is None or now[name] is None:
-        return name in _ARGUMENTS and saved[name] != now[name]
-    same = saved[name] == now[name]
-    return not same if isinstance(same, bool) else False
+def _differ(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return not torch.equal(one.cpu(), other.cpu())
+    try:
+        return bool(one != other)
+    except (RuntimeError, ValueError):  # tensors inside
+        return repr(one) != repr(other)
