@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchloops.trainer.checkpoint_file import FORMAT, read_checkpoint, write_checkpoint
+from torchloops.trainer.checkpoint_file import read_checkpoint, write_checkpoint
+from torchloops.trainer.checkpoint_formats import FORMAT
 
 MODELS = {"small": (32, 1), "10 MB": (460, 4), "100 MB": (1020, 8)}
 """Name, and the width and number of the hidden layers; Adam's state is twice as large as the weights."""

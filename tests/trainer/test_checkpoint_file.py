@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from torchloops.errors import CheckpointError, CheckpointWriteError, DamagedCheckpointError, ResumeWarning
-from torchloops.trainer import checkpoint_file, temporary_files
-from torchloops.trainer.checkpoint_file import FORMAT, previous_path, read_checkpoint, read_newest, write_checkpoint
+from torchloops.trainer import checkpoint_file, checkpoint_formats, temporary_files
+from torchloops.trainer.checkpoint_file import previous_path, read_checkpoint, read_newest, write_checkpoint
+from torchloops.trainer.checkpoint_formats import FORMAT
 
 
 def make(epoch=0, size=300):
@@ -545,8 +546,8 @@ def test_formats_are_brought_up_to_date_one_after_the_other(tmp_path, monkeypatc
         1: lambda old: {**old, "steps": [*old["steps"], 2]},
         2: lambda old: {**old, "steps": [*old["steps"], 3]},
     }
-    monkeypatch.setattr(checkpoint_file, "_UPGRADES", upgrades)
-    monkeypatch.setattr(checkpoint_file, "FORMAT", 3)
+    monkeypatch.setattr(checkpoint_formats, "_UPGRADES", upgrades)
+    monkeypatch.setattr(checkpoint_formats, "FORMAT", 3)
     read = read_checkpoint(tmp_path / "old.ckpt")
     assert (read["format"], read["steps"]) == (3, [1, 2, 3])
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.hooks import is_overridden
 from torchloops.trainer.buffers import collect_buffers, restore_buffers
-from torchloops.trainer.checkpoint_file import FORMAT, previous_path
+from torchloops.trainer.checkpoint_file import previous_path
+from torchloops.trainer.checkpoint_formats import FORMAT
 from torchloops.trainer.metric_states import collect_metric_states, restore_metric_states
 from torchloops.trainer.plain import plain
 from torchloops.trainer.run_state import OF_A_PROCESS, collect_run, restore_run, state_of

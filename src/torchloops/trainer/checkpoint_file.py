@@ -16,21 +16,17 @@ import shutil
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
 
 from torchloops.errors import CheckpointError, CheckpointWriteError, DamagedCheckpointError, ResumeWarning
+from torchloops.trainer.checkpoint_formats import upgraded
 from torchloops.trainer.temporary_files import remove_abandoned, sync_folder, temporary_name
 
-__all__ = ["FORMAT", "previous_path", "read_checkpoint", "read_newest", "write_checkpoint"]
+__all__ = ["previous_path", "read_checkpoint", "read_newest", "write_checkpoint"]
 
-FORMAT = 2
-"""The version of what the checkpoints of this version hold, under the key ``format``."""
-
-_FIRST_WITH_CHECKSUM = 2
 _COMMENT = b"torchloops crc32 %08x"
 _TAIL_LENGTH = 2 + len(_COMMENT % 0)  # the zip archive's length of the comment (two bytes), and the comment
 _TAIL_START = struct.pack("<H", _TAIL_LENGTH - 2) + _COMMENT.partition(b"%")[0]
@@ -205,7 +201,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             raise DamagedCheckpointError(
                 f"{path} is damaged: reading it failed: {error.strerror or error}. Look after its disk."
             ) from error
-        checkpoint = _upgraded(checkpoint, path, verified)
+        checkpoint = upgraded(checkpoint, path, verified)
         _known_whole[os.path.abspath(path)] = _identity(file)
     return checkpoint
 
@@ -322,67 +318,3 @@ def _reason(error: Exception) -> str:
     said = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
     sentence = said.splitlines()[0].partition(". ")[0] if said else type(error).__name__
     return f"{sentence.rstrip('.')}."
-
-
-# formats
-
-
-def _upgraded(checkpoint: Any, path: Path, verified: bool) -> dict[str, Any]:
-    """The checkpoint in the present format; one without the key ``format`` is not ours, and stays as it is."""
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise DamagedCheckpointError(f'{path} is no checkpoint: it has no "state_dict".')
-    version = checkpoint.get("format")
-    if version is None:
-        return checkpoint
-    if type(version) is not int or version < 1:
-        raise DamagedCheckpointError(
-            f"{path} is no checkpoint of torchloops: its format should be a number from 1 to {FORMAT}, "
-            f"and is {version!r}."
-        )
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{path} has format {version}; this version reads up to {FORMAT}. Upgrade torchloops, or take a "
-            "checkpoint that this version wrote."
-        )
-    if version >= _FIRST_WITH_CHECKSUM and not verified:
-        raise DamagedCheckpointError(
-            f"{path} is damaged: its checksum is missing, so it was cut or changed, or not written by torchloops. "
-            "Take the checkpoint before it, or a copy."
-        )
-    try:
-        while version < FORMAT:
-            checkpoint, version = _UPGRADES[version](checkpoint), version + 1
-            checkpoint["format"] = version
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpointError(f"{path} is no checkpoint of format {version}: it lacks {error}.") from error
-    return checkpoint
-
-
-def _from_format_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 knew one run, the training's values and data, and the end of an accumulation only."""
-    if "loop_tree" not in checkpoint:  # weights alone
-        return checkpoint
-    data, metrics = checkpoint["data"], checkpoint["torchmetrics"]
-    return {
-        **checkpoint,
-        "name": "",
-        "last_batch": (0, False),
-        "loggers": [],
-        "once": {},
-        "results": {"train": checkpoint["results"]},
-        "data": {"train": [data]} if data else {},
-        "torchmetrics": {
-            name: {"state": one["state"], "_update_count": one["updates"], "_forward_cache": None}
-            for name, one in metrics.items()
-        },
-        "outer_runs": [],
-        "evaluation_loops": {},
-        "gradients": {},
-        "modes": None,
-        "settings": {},
-        "inside_batch": False,
-    }
-
-
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
-"""From a format to the function that makes a checkpoint of it one of the next format."""
