@@ -13,6 +13,7 @@ from torchloops.callbacks import Callback
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.testing import TinyClassifier, check_loop, random_batches, random_dataset, random_loader
 from torchloops.testing.points import POINTS
+from torchloops.trainer.checkpoint_file import read_checkpoint, write_checkpoint
 from torchloops.trainer.keeper import SavingInterval
 
 OTHERS = [point for point in POINTS if point != "resumes"]
@@ -207,6 +208,36 @@ def test_a_run_that_is_not_the_one_saved_is_refused(keeping, tmp_path):
     loop.names = []
     with pytest.raises(CheckpointError, match=r"inside the run 'round_1', but the loop began 'round_0'"):
         again.fit(TinyClassifier(), random_batches(4), ckpt_path="last")
+
+
+def test_a_run_that_is_not_begun_again_is_warned_about(keeping, tmp_path):
+    class Limited(Rounds):
+        limit = 3
+
+        @property
+        def done(self):
+            return self.progress.current >= self.limit
+
+    trainer = keeping(max_epochs=1)
+    trainer.fit_loop = Limited()
+    stop_at(trainer, 6)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(TinyClassifier(), random_batches(4), random_batches(2))
+    again = keeping(max_epochs=1)
+    again.fit_loop = loop = Limited()
+    loop.limit = 1
+    with pytest.warns(ResumeWarning, match="inside the run 'round_1', which no loop began again"):
+        again.fit(TinyClassifier(), random_batches(4), random_batches(2), ckpt_path="last")
+
+
+def test_another_number_of_gpus_is_warned_about(keeping, tmp_path):
+    keeping(max_epochs=1, default_root_dir=tmp_path).fit(TinyClassifier(), random_batches(4))
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint = read_checkpoint(path)
+    checkpoint["random"]["cuda"] = [torch.zeros(16, dtype=torch.uint8)] * 99
+    write_checkpoint(checkpoint, path)
+    with pytest.warns(ResumeWarning, match="generators of 99 CUDA devices"):
+        keeping(max_epochs=2, default_root_dir=tmp_path).fit(TinyClassifier(), random_batches(4), ckpt_path=path)
 
 
 # ends

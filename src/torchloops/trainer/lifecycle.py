@@ -17,7 +17,7 @@ from torchloops.loops import EvaluationLoop, FitLoop
 from torchloops.loops.evaluation_loop import run_evaluation
 from torchloops.loops.tree import loops_in
 from torchloops.module import attach_module, release_module
-from torchloops.seeding import isolated_generators
+from torchloops.seeding import isolated_generators, random_state
 from torchloops.trainer.arguments import (
     check_module,
     check_state_keys,
@@ -147,6 +147,7 @@ class Lifecycle(Runs):
             except KeyboardInterrupt:
                 self.keeper.save_after_interrupt()
                 raise
+        self._warn_of_runs_left_out()
         self.run.finish_logging()
         self.call_hook("on_fit_end")
 
@@ -167,6 +168,16 @@ class Lifecycle(Runs):
             self._checkpoint = {}
             say_if_done(self)
         return path
+
+    def _warn_of_runs_left_out(self) -> None:
+        """Say that no loop began the inner run in which the checkpoint was taken."""
+        if self._resumed:
+            warnings.warn(
+                f"The checkpoint was taken inside the run {self._resumed[-1]['name']!r}, which no loop began again, so "
+                "what was left of it was not done. Resume with the limits that the run had, or higher ones.",
+                ResumeWarning,
+                stacklevel=4,
+            )
 
     def _evaluate(
         self,
@@ -211,6 +222,7 @@ class Lifecycle(Runs):
         if fit_loop.restarting:
             return
         with isolated_generators(), self.run.forgetting("validate"):
+            self.run.random_outside = random_state()
             self.run.enter_stage("sanity_check")
             if not loop.skip:
                 self.call_hook("on_sanity_check_start")

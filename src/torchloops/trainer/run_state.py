@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchloops.errors import CheckpointError
+from torchloops.errors import CheckpointError, ResumeWarning
 from torchloops.hooks import is_overridden
 from torchloops.seeding import random_state, restore_random_state
 from torchloops.trainer.arguments import callback_key
@@ -28,7 +29,8 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
 
     Args:
         run: the run.
-        is_current: False for a run around the current one: its generators are those that the inner run set aside.
+        is_current: False for a run around the current one: its generators are those that the inner run set aside, as
+            the sanity check does too.
     """
     state = run.state
     names = {id(metric): name for name, metric in metrics_in(run.trainer.module).items()}
@@ -47,7 +49,7 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
         "metrics": {name: _number(value) for name, value in run.known_values().items()},
         "data": run.data_state(),
         "once": {name: plain_or_none(value) for name, value in run.done_once.items()},
-        "random": random_state() if is_current else run.random_outside,
+        "random": random_state() if is_current and not run.trainer.sanity_checking else run.random_outside,
     }
 
 
@@ -90,6 +92,7 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
     state.batch_idx, state.is_last_batch = saved["last_batch"]
     run.random_outside = saved["random"]
     if saved["random"] is not None:
+        _warn_of_other_devices(len(saved["random"]["cuda"]))
         restore_random_state(saved["random"])
 
 
@@ -103,6 +106,18 @@ def restore_callback(run: Run, callback: Any) -> None:
 def state_of(owner: Any) -> Any:
     """What ``state_dict`` of an object returns; empty where it has none."""
     return owner.state_dict() if hasattr(owner, "state_dict") else {}
+
+
+def _warn_of_other_devices(before: int) -> None:
+    now = torch.cuda.device_count()
+    if before and before != now:
+        warnings.warn(
+            f"The checkpoint holds the random generators of {before} CUDA devices, and there are {now} now: random "
+            "numbers drawn on them, such as those of dropout, and last digits will be others than in a run that was "
+            "not stopped. Resume on a machine with as many devices, or set CUDA_VISIBLE_DEVICES.",
+            ResumeWarning,
+            stacklevel=2,
+        )
 
 
 def _number(value: torch.Tensor) -> Any:

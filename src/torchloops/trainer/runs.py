@@ -143,8 +143,14 @@ class Runs(TrainerView):
             restore_module(trainer, self._checkpoint)
             self._checkpoint = {}
 
-    def safe_point(self) -> None:
-        """Save here if a checkpoint is due. For outer loops, where all they did so far is in their state."""
+    def safe_point(self, save: bool = False) -> None:
+        """Save here if a checkpoint is due. For outer loops, where all they did so far is in their state.
+
+        Args:
+            save: save in any case, after work that is not to be done twice.
+        """
+        if save:
+            self.keeper.ask()
         self.keeper.safe_point("round")
 
     def indivisible(self) -> AbstractContextManager[None]:

@@ -213,17 +213,13 @@ class ActiveLearningLoop(OuterLoop):
         if self._query is None:
             with trainer.indivisible():
                 self._query = self._pool_query.ask(self.budget)
-            self._save()
+            trainer.safe_point(save=True)
         query, row = self._query, dict(self._rows[-1])
         seconds_label = self.datamodule.label(query.best)
         note_query(row, query, seconds_label)
         self._rows[-1], self._query = row, None
         self._records = self.datamodule.labelled_map.records
-        self._save()
-
-    def _save(self) -> None:
-        self.trainer.keeper.ask()
-        self.trainer.safe_point()
+        trainer.safe_point(save=True)
 
     # state
 
