@@ -56,6 +56,13 @@ class Loop:
     set is an error. An ``advance``, ``on_advance_start`` or ``on_run_start`` without parameters is called without
     arguments, whatever the loop above passes.
 
+    Attributes:
+        progress: how far the loop is.
+        fixed_settings: names of attributes that must be the same when a run is resumed; others are refused by name.
+            Their values are plain data.
+        resumes_inside: whether a run that was cut goes on with the iteration it was in. False: the run begins anew, as
+            where results are in memory that no checkpoint holds; the Trainer does not save inside its iterations.
+
     Example:
         >>> class Countdown(Loop):
         ...     left = 3
@@ -78,8 +85,8 @@ class Loop:
     _bound: Any
     _after_advance: Callable[[], None] | None  # set by who keeps checkpoints: after an iteration,
     _before_end: Callable[[], None] | None  # and before a run ends
-    fixed_settings: tuple[str, ...] = ()  # attributes that must be the same when a run is resumed
-    resumes_inside = True  # whether a run that was cut goes on where it was, or from its start
+    fixed_settings: tuple[str, ...] = ()
+    resumes_inside = True
 
     def __init__(self) -> None:
         state = self.__dict__
