@@ -13,6 +13,7 @@ from lightning_fabric import seed_everything as seed_everything
 from lightning_fabric.loggers import TensorBoardLogger as TensorBoardLogger
 from lightning_fabric.plugins.precision import Precision
 from lightning_fabric.strategies import SingleDeviceStrategy
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -250,9 +251,9 @@ class Engine:
         return self.fabric.all_gather(value, group=group, sync_grads=sync_grads)
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """The ``value`` of every process, by rank."""
+        """The ``value`` of every process, by rank, on the CPU: tensors would arrive on the devices of the others."""
         gathered: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(gathered, value)
+        torch.distributed.all_gather_object(gathered, move_data_to_device(value, "cpu"))
         return gathered
 
     def broadcast(self, value: Any) -> Any:
