@@ -10,6 +10,7 @@ import torch
 
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
+from torchloops.loops.ending import Ending, named
 from torchloops.loops.evaluation_epoch_loop import EvaluationEpochLoop
 from torchloops.loops.loop import Loop
 from torchloops.module import module_modes
@@ -46,6 +47,8 @@ class EvaluationLoop(Loop):
             raise ConfigurationError(f'{type(self).__name__} has the stage "validate" or "test", got {stage!r}.')
         self.stage = stage
         self.epoch_loop: Any = EvaluationEpochLoop()
+        self._ending = Ending()
+        self._closed: dict[str, dict[str, float]] = {}
 
     def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop over the batches of one data loader."""
@@ -81,6 +84,7 @@ class EvaluationLoop(Loop):
         else:
             trainer.module.eval()
         if not self.restarting:
+            self._ending.finished, self._closed = [], {}
             trainer.call_hook(f"on_{word}_start")
             trainer.call_hook(f"on_{word}_epoch_start")
 
@@ -93,19 +97,35 @@ class EvaluationLoop(Loop):
 
     def on_run_end(self) -> Any:
         trainer, run, word = self.trainer, self.trainer.run, HOOK_WORDS[self.stage]
-        self.progress.running = False  # a checkpoint that a hook takes now goes on after the evaluation
+        if trainer.sanity_checking:
+            self.progress.running = False  # a checkpoint that a hook takes now does not go on in here
         run.results_for(self.stage).select_loader(None)
-        trainer.call_hook(f"on_{word}_epoch_end")
-        reduced, logged = run.close_epoch(self.stage)
-        for hook in run.hooks(f"on_{word}_end"):
-            hook()
-        if not trainer.sanity_checking:
-            run.send_to_loggers(logged)
-        for hook in run.hooks(f"on_{word}_end", last=True):
-            hook()
+        pieces = [
+            *named(run.hooks(f"on_{word}_epoch_end", last=None), "epoch "),
+            ("close", self._close),
+            *named(run.hooks(f"on_{word}_end")),
+            ("log", self._log),
+            *named(run.hooks(f"on_{word}_end", last=True)),
+        ]
+        self._ending.run(pieces)
         if is_overridden(trainer.module, f"on_{word}_model_train"):
             trainer.call_hook(f"on_{word}_model_train")
-        return _by_loader(reduced, len(run.batches(self.stage)))
+        return _by_loader(self._closed["reduced"], len(run.batches(self.stage)))
+
+    def _close(self) -> None:
+        reduced, logged = self.trainer.run.close_epoch(self.stage)
+        self._closed = {"reduced": reduced, "logged": logged}
+
+    def _log(self) -> None:
+        if not self.trainer.sanity_checking:
+            self.trainer.run.send_to_loggers(self._closed["logged"])
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        inside = self.progress.running and bool(self._ending.finished)
+        return {"ended": list(self._ending.finished), "closed": self._closed} if inside else {}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        self._ending.finished, self._closed = list(state_dict.get("ended", ())), state_dict.get("closed", {})
 
 
 def _by_loader(metrics: dict[str, float], number: int) -> list[dict[str, float]]:

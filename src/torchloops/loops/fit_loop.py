@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchloops.loops.ending import Ending, named
 from torchloops.loops.loop import Loop
 from torchloops.loops.training_epoch_loop import TrainingEpochLoop
 from torchloops.loops.tree import loops_in
@@ -32,7 +33,7 @@ class FitLoop(Loop):
         self._min_epochs = min_epochs
         self._max_epochs = max_epochs
         self.epoch_loop: Any = TrainingEpochLoop()
-        self._ended = 0  # pieces of the end of an epoch that are done, while it lasts
+        self._ending = Ending()
 
     def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop of an epoch."""
@@ -78,17 +79,17 @@ class FitLoop(Loop):
     def on_run_start(self) -> None:
         trainer = self.trainer
         if self.restarting:
-            trainer.state.current_epoch = self.progress.total - bool(self._ended)
+            trainer.state.current_epoch = self.progress.total - bool(self._ending.finished)
         else:
-            self._ended = 0
+            self._ending.finished = []
             for part in loops_in(self):
                 part.progress.total = 0
-        self.progress.total = trainer.current_epoch + bool(self._ended)
+        self.progress.total = trainer.current_epoch + bool(self._ending.finished)
         trainer.state.min_epochs = self.min_epochs
         trainer.run.enter_stage("train")
         trainer.train_batches  # noqa: B018  says early that there is no data
         trainer.call_hook("on_train_start")
-        if self._ended:
+        if self._ending.finished:
             self._end_epoch()
 
     def on_advance_start(self) -> None:
@@ -112,18 +113,15 @@ class FitLoop(Loop):
         self.epoch_loop.run(self.trainer.train_batches)
 
     def on_advance_end(self) -> None:
-        self._ended = 0
+        self._ending.finished = []
         self._end_epoch()
 
     def _end_epoch(self) -> None:
         """Do what ends an epoch; in a resumed run, what came after the hook that saved."""
         run = self.trainer.run
         run.state.in_epoch = True
-        last = run.hooks("on_train_epoch_end", last=True)
-        for piece in [*run.hooks("on_train_epoch_end"), self._close_epoch, *last][self._ended :]:
-            self._ended += 1
-            piece()
-        self._ended = 0
+        first, last = run.hooks("on_train_epoch_end"), run.hooks("on_train_epoch_end", last=True)
+        self._ending.run([*named(first), ("close", self._close_epoch), *named(last)])
         run.state.in_epoch = False
         run.state.current_epoch += 1
 
@@ -138,7 +136,7 @@ class FitLoop(Loop):
         self.trainer.call_hook("on_train_end")
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        return {"ended": self._ended}
+        return {"ended": list(self._ending.finished)}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        self._ended = state_dict.get("ended", 0)
+        self._ending.finished = list(state_dict.get("ended") or ())
