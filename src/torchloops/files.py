@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["sync_folder", "write_whole"]
 
 
 def write_whole(path: Path, content: str | bytes, durable: bool = True) -> Path:
@@ -23,4 +24,16 @@ def write_whole(path: Path, content: str | bytes, durable: bool = True) -> Path:
             file.flush()
             os.fsync(file.fileno())
     os.replace(temporary, path)
+    if durable:
+        sync_folder(path.parent)
     return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring new names in a folder to the disk, where the system can; the files themselves are there already."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torchloops.files import write_whole
+from torchloops.files import sync_folder, write_whole
 
 __all__ = ["CSVLogger", "PrefixedLogger"]
 
@@ -312,14 +312,9 @@ def _csv_line(values: Iterable[str]) -> bytes:
 
 def _flush_to_disk(path: Path) -> None:
     """Have a file and its name written to the disk, not only handed to the system."""
-    for place in (path, path.parent):
-        if place.is_dir() and os.name != "posix":
-            continue
-        handle = os.open(place, os.O_RDONLY if place.is_dir() else os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from torchloops.files import sync_folder
+
 __all__ = ["WrittenFiles"]
 
 
@@ -38,6 +40,7 @@ class WrittenFiles:
             file.write(f"{path}\n".encode())
             file.flush()
             os.fsync(file.fileno())
+        sync_folder(self.path.parent)
 
     def forget(self) -> None:
         """Begin anew, as a run does that is not resumed."""

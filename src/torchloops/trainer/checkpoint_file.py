@@ -22,8 +22,9 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from torchloops.errors import CheckpointError, CheckpointWriteError, DamagedCheckpointError, ResumeWarning
+from torchloops.files import sync_folder
 from torchloops.trainer.checkpoint_formats import upgraded
-from torchloops.trainer.temporary_files import remove_abandoned, sync_folder, temporary_name
+from torchloops.trainer.temporary_files import remove_abandoned, temporary_name
 
 __all__ = ["previous_path", "read_checkpoint", "read_newest", "write_checkpoint"]
 

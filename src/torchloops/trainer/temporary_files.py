@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["remove_abandoned", "sync_folder", "temporary_name"]
+__all__ = ["remove_abandoned", "temporary_name"]
 
 _ABANDONED_AFTER = 3600  # seconds
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
@@ -65,13 +65,3 @@ def _is_running(process: int) -> bool:
     except OSError:
         return True  # another user's
     return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the new name to the disk, where the system can; the new file itself is there already."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

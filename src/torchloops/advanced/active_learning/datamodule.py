@@ -288,7 +288,7 @@ class ActiveLearningDataModule(DataModule):
     # state
 
     @property
-    def fixed_settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Settings that must be the same when a study is resumed, by name, as plain data."""
         names = ("seed", "initial_num_labels", "query_size", "val_split", "stratify")
         batches = {"batch_size": self.source.batch_size, "pool_batch_size": self._pool_batch}
@@ -308,7 +308,7 @@ class ActiveLearningDataModule(DataModule):
         """The labelled map and the round, with what they belong to, as plain data."""
         return {
             "labelled_map": self.labelled_map.state_dict(), "round": self.round,
-            "settings": self.fixed_settings, "data": self.description,
+            "settings": self.settings, "data": self.description,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -318,7 +318,7 @@ class ActiveLearningDataModule(DataModule):
             CheckpointError: the state is of other data, or of a study with other settings.
         """
         settings = state_dict.get("settings", state_dict)  # format 1 had the seed beside the rest
-        check_same("The study's data module", settings, self.fixed_settings)
+        check_same("The study's data module", settings, self.settings)
         check_same("The training data of the study", state_dict.get("data", {}), self.description)
         labelled = LabelledMap(len(self.source.train))
         labelled.load_state_dict(state_dict["labelled_map"])
