@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from torchloops import seed_everything
 from torchloops.callbacks import Callback
+from torchloops.errors import ConfigurationError
 from torchloops.testing import TinyClassifier, random_dataset, random_loader
 
 
@@ -142,3 +143,10 @@ def test_a_file_that_a_callback_saves_where_an_epoch_ends(make_trainer, tmp_path
         torch.testing.assert_close(resumed[:2], whole[:2], rtol=0, atol=0)
         if path.stem.startswith("False"):
             assert resumed[2] == whole[2]
+
+
+def test_a_file_where_the_folder_of_checkpoints_should_be(make_trainer, tmp_path):
+    (tmp_path / "checkpoints").write_text("notes")
+    with pytest.raises(ConfigurationError, match="a file is in its way"):
+        make_trainer(enable_checkpointing=True, max_epochs=1).fit(TinyClassifier(), random_loader(16))
+    assert (tmp_path / "checkpoints").read_text() == "notes"

@@ -304,9 +304,15 @@ class Keeper:
 
     @staticmethod
     def _set_aside(path: Path) -> None:
-        if path.is_file():
-            path.replace(path.with_name("earlier.ckpt"))
-        previous_path(path).unlink(missing_ok=True)
+        try:
+            if path.is_file():
+                path.replace(path.with_name("earlier.ckpt"))
+            previous_path(path).unlink(missing_ok=True)
+        except NotADirectoryError as error:
+            raise ConfigurationError(
+                f"{path.parent} cannot be a folder for checkpoints: a file is in its way. Move that file, or give "
+                "another default_root_dir."
+            ) from error
 
 
 def _resumes_inside(loop: Loop) -> bool:
