@@ -94,6 +94,9 @@ class Dropping(TinyClassifier):
 
 
 class AccumulateLater(Callback):
+    def on_train_start(self, trainer, module):
+        assert trainer.accumulate_grad_batches == 1
+
     def on_train_epoch_start(self, trainer, module):
         if trainer.current_epoch == 1:
             trainer.accumulate_grad_batches, trainer.gradient_clip_val = 2, 0.1

@@ -89,6 +89,7 @@ class FitLoop(Loop):
         trainer.run.enter_stage("train")
         trainer.train_batches  # noqa: B018  says early that there is no data
         trainer.call_hook("on_train_start")
+        trainer.change_arguments()
         if self._ending.finished:
             self._end_epoch()
 

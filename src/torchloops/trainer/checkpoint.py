@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.hooks import is_overridden
+from torchloops.loops import FitLoop
+from torchloops.loops.tree import loops_in
 from torchloops.trainer.buffers import collect_buffers, restore_buffers
 from torchloops.trainer.checkpoint_file import previous_path
 from torchloops.trainer.checkpoint_formats import FORMAT
@@ -154,7 +156,9 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
     trainer.sources.first_batches_drawn_from = checkpoint.get("first_batches")
     runs = [*checkpoint["outer_runs"], checkpoint]
     restore_run(trainer, trainer.run, runs[0], checkpoint)
-    vars(trainer).update(checkpoint.get("changed_arguments", {}))
+    trainer.arguments_to_change = checkpoint.get("changed_arguments", {})
+    if not any(isinstance(loop, FitLoop) for loop in loops_in(trainer.fit_loop)):
+        trainer.change_arguments()
     if len(runs) == 1:
         restore_module(trainer, checkpoint)
     return runs[1:]

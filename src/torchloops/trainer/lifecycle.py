@@ -44,9 +44,11 @@ class Lifecycle(Runs):
     Attributes:
         limit_batches: batches an epoch of each stage has at most.
         continues_a_run: the current or last fit was given a checkpoint, if only one that was not there yet.
+        arguments_to_change: values that arguments had been given on the way when the checkpoint was taken.
     """
 
     continues_a_run: bool = False
+    arguments_to_change: dict[str, Any] = {}  # noqa: RUF012  replaced, never changed
     arguments: dict[str, Any]
     limit_batches: dict[str, int | float | None]
     num_sanity_val_steps: int
@@ -63,6 +65,11 @@ class Lifecycle(Runs):
             for loop in loops_in(self.fit_loop):
                 loaders = [loop.on_train_dataloader(loader) for loader in loaders]
         return loaders
+
+    def change_arguments(self) -> None:
+        """Give arguments the values of the checkpoint; a FitLoop does so once training has started, as callbacks do."""
+        vars(self).update(self.arguments_to_change)
+        self.arguments_to_change = {}
 
     def batch_limit(self, stage: str) -> int | float | None:
         """How many batches of a stage run (int), or which share of them (float); None: all."""
@@ -134,7 +141,7 @@ class Lifecycle(Runs):
                 part.progress.current = part.progress.total = 0
                 part.__dict__["_restarting"] = False
         self.run.enter_stage("train")
-        self._resumed, self._checkpoint = [], {}
+        self._resumed, self._checkpoint, self.arguments_to_change = [], {}, {}
         self.continues_a_run = ckpt_path is not None
         path = None if ckpt_path is None else self._restore(ckpt_path)
         self.call_hook("on_fit_start")
