@@ -14,8 +14,9 @@ checkpoints and resuming.
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
+from typing import Any
 
 __all__ = [
     "CheckpointError",
@@ -27,6 +28,7 @@ __all__ = [
     "ResumeWarning",
     "TorchloopsError",
     "did_you_mean",
+    "differences",
     "require",
 ]
 
@@ -67,6 +69,21 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return `` Did you mean "x"?`` for the name closest to ``name``, or an empty string."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """``name was a and is b`` for every name that both know with values that are not equal."""
+    shared = [name for name in saved if name in now and _differ(saved[name], now[name])]
+    return [f"{name} was {saved[name]!r} and is {now[name]!r}" for name in shared]
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if hasattr(one, "equal") and type(one) is type(other):  # tensors have no single answer to !=
+        return not one.equal(other)
+    try:
+        return bool(one != other)
+    except (RuntimeError, ValueError):  # tensors inside
+        return repr(one) != repr(other)
 
 
 def require(package: str, *, extra: str, needed_by: str) -> ModuleType:

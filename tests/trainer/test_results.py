@@ -71,7 +71,7 @@ def new_process(results, module):
 def log_batch(results, module, index):
     """One batch of two data loaders in turn, with values of every kind."""
     generator = torch.Generator().manual_seed(index)
-    results.start_batch(torch.empty(3 + index % 5, 2))
+    results.batch, results.size = torch.empty(3 + index % 5, 2), None
     results.select_loader(index % 2)
     value = torch.randn((), generator=generator)
     results.log("mean", value * 1e3, on_step=True, on_epoch=True)
@@ -157,7 +157,7 @@ def test_folding_before_saving_would_change_bits(monkeypatch):
 
 def test_what_is_saved_does_not_follow_what_is_logged_later():
     results = Results(False)
-    results.start_batch(torch.empty(2, 1))
+    results.batch, results.size = torch.empty(2, 1), None
     value = torch.tensor(1.0)
     results.log("a", value)
     state = results.state_dict()
@@ -170,7 +170,7 @@ def test_what_is_saved_does_not_follow_what_is_logged_later():
 
 def test_a_buffer_that_is_changed_in_place_is_logged_as_it_was():
     results, average = Results(False), torch.tensor(0.0)
-    results.start_batch(torch.empty(1, 1))
+    results.batch, results.size = torch.empty(1, 1), None
     for _ in range(3):
         average.add_(1.0)
         results.log("average", average)
@@ -181,7 +181,7 @@ def test_the_size_of_the_last_batch_is_known_until_the_epoch_forgets_it():
     for forget, expected in ((False, 5.0), (True, 1.0)):
         results = Results(True)
         results.step_level = True  # "a" needs no size
-        results.start_batch(torch.empty(5, 1))
+        results.batch, results.size = torch.empty(5, 1), None
         results.log("a", 1.0)
         other = Results(True)
         other.load_state_dict(through_a_file(results.state_dict()))
@@ -246,7 +246,7 @@ def test_values_of_many_kinds_are_saved_as_they_are():
     values = [torch.tensor(2**60 + 1), torch.tensor(True), torch.tensor(0.1, dtype=torch.bfloat16), 2**60 + 1, -0.0]
     for first, second in itertools.product(values, repeat=2):
         results, other = Results(False), Results(False)
-        results.start_batch(torch.empty(1, 1))
+        results.batch, results.size = torch.empty(1, 1), None
         results.log("a", first)
         results.log("a", second)
         other.load_state_dict(through_a_file(results.state_dict()))

@@ -283,6 +283,27 @@ def test_a_keyboard_interrupt_between_batches_saves_and_goes_on_exactly(keeping,
     assert same_weights(whole, module)
 
 
+def test_a_keyboard_interrupt_of_one_callback_leaves_none_out(keeping, tmp_path):
+    class Counting(Callback):
+        batches = 0
+
+        def on_train_batch_end(self, *args):
+            self.batches += 1
+
+        def state_dict(self):
+            return {"batches": self.batches}
+
+        def load_state_dict(self, state_dict):
+            self.batches = state_dict["batches"]
+
+    trainer = keeping(callbacks=[Stop(6), Counting()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(TinyClassifier(), random_batches(4))
+    counting = Counting()
+    keeping(callbacks=[counting]).fit(TinyClassifier(), random_batches(4), ckpt_path=tmp_path)
+    assert counting.batches == 12
+
+
 def test_a_keyboard_interrupt_in_an_inner_run_is_saved_there(keeping, tmp_path):
     seed_everything(1)
     whole = keeping(default_root_dir=tmp_path / "whole")
@@ -330,6 +351,17 @@ def test_a_full_disk_is_reported_and_training_goes_on(keeping, tmp_path, monkeyp
     with pytest.warns(ResumeWarning, match=r"goes on without .* no space .* none yet"):
         trainer.fit(TinyClassifier(), random_batches(4))
     assert trainer.global_step == 12
+
+
+def test_a_state_that_is_not_plain_costs_the_checkpoint_and_not_the_training(keeping, tmp_path):
+    class Odd(Callback):
+        def state_dict(self):
+            return {"thing": object()}
+
+    trainer = keeping(max_epochs=1, callbacks=[Odd()])
+    with pytest.warns(ResumeWarning, match=r"goes on without .* cannot hold callbacks.Odd.thing: it is a object"):
+        trainer.fit(TinyClassifier(), random_batches(4))
+    assert trainer.global_step == 4
 
 
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(keeping, tmp_path):

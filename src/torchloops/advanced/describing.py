@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchloops.errors import CheckpointError
+from torchloops.errors import CheckpointError, differences
 
 __all__ = ["check_same", "describe", "fingerprint"]
 
@@ -75,11 +75,7 @@ def check_same(what: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> N
     Raises:
         CheckpointError: it names what has changed, with both values.
     """
-    changed = [
-        f"{name} was {before!r} and is {now[name]!r}"
-        for name, before in saved.items()
-        if name in now and before != now[name]
-    ]
+    changed = differences(saved, now)
     if changed:
         more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise CheckpointError(

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from typing import Any
 
-from torchloops.errors import ConfigurationError
+from torchloops.errors import ConfigurationError, differences
 from torchloops.loops.tree import children_of
 
 __all__ = ["check_is_loop", "check_properties", "check_settings", "check_slot"]
@@ -54,11 +54,8 @@ def check_settings(owner: str, saved: dict[str, Any], loop: Any) -> None:
     Raises:
         ConfigurationError: some have changed.
     """
-    changed = [
-        f"{owner}.{name} was {before!r} and is {getattr(loop, name, None)!r}"
-        for name, before in saved.items()
-        if before != getattr(loop, name, None)
-    ]
+    before = {f"{owner}.{name}": value for name, value in saved.items()}
+    changed = differences(before, {f"{owner}.{name}": getattr(loop, name, None) for name in saved})
     if changed:
         raise ConfigurationError(
             f"The run to resume had other settings: {'; '.join(changed)}. Resume it with its own, or start a new fit."

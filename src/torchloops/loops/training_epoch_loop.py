@@ -118,8 +118,14 @@ class TrainingEpochLoop(Loop):
         if bound.on_batch_end is not None:
             outputs, batch = bound.outputs, bound.batch
             bound.in_batch_end = True
+            interrupt = None
             for hook in bound.on_batch_end:
-                hook(outputs, batch, done - 1)
+                try:
+                    hook(outputs, batch, done - 1)
+                except KeyboardInterrupt as error:  # the others have their turn, so that the batch is whole
+                    interrupt = error
+            if interrupt is not None:
+                raise interrupt
             bound.in_batch_end = False
         if bound.log_every and done % bound.log_every == 0:
             bound.log_step()

@@ -84,13 +84,14 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
 
 
 def find_checkpoint(trainer: Lifecycle, ckpt_path: str | Path) -> Path | None:
-    """The file that "best" or "last" stands for, or the path itself; None: there is no "last" yet.
+    """The file that "best", "last" or a run's folder stands for, or the path itself; None: there is no "last" yet.
 
     Raises:
         CheckpointError: there is no "best".
     """
     if ckpt_path not in ("best", "last"):
-        return Path(ckpt_path).expanduser()
+        path = Path(ckpt_path).expanduser()
+        return path / "checkpoints" / "last.ckpt" if (path / "checkpoints").is_dir() else path
     own = trainer.default_root_dir or (None if trainer.keeper.path is None else trainer.keeper.path.parent.parent)
     folder = Path(own or trainer.run.dir).expanduser() / "checkpoints"
     found = [getattr(callback, f"{ckpt_path}_model_path", "") for callback in trainer.checkpoint_callbacks]

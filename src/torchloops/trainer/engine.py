@@ -250,10 +250,10 @@ class Engine:
     def all_gather(self, value: Any, group: Any = None, sync_grads: bool = False) -> Any:
         return self.fabric.all_gather(value, group=group, sync_grads=sync_grads)
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        """The ``value`` of every process, by rank, on the CPU: tensors would arrive on the devices of the others."""
-        gathered: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(gathered, move_data_to_device(value, "cpu"))
+    def gather_objects(self, value: Any) -> list[Any] | None:
+        """The ``value`` of every process, by rank and on the CPU, in the first process; None in the others."""
+        gathered: list[Any] | None = [None] * self.world_size if self.is_global_zero else None
+        torch.distributed.gather_object(move_data_to_device(value, "cpu"), gathered)
         return gathered
 
     def broadcast(self, value: Any) -> Any:

@@ -193,8 +193,8 @@ class Keeper:
     def save(self) -> None:
         """Write the current state; a disk that cannot take it is warned about."""
         start = monotonic()
-        checkpoint = collect_checkpoint(self.trainer)
         try:
+            checkpoint = collect_checkpoint(self.trainer)
             if self.trainer.is_global_zero and self.path is not None:
                 write_checkpoint(checkpoint, self.path, keep_previous=True)
                 self.saves += 1

@@ -111,11 +111,6 @@ class Results:
             self._logged_per_step.append(entry)
         return entry
 
-    def start_batch(self, batch: Any) -> None:
-        """Say which batch the next values belong to; its size is looked up when a value needs it."""
-        self.batch = batch
-        self.size = None
-
     def select_loader(self, index: int | None) -> None:
         """Say which of several data loaders the next values belong to; None: there is one."""
         self._loader = index

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from torchloops.errors import CheckpointError
+from torchloops.errors import CheckpointError, differences
 from torchloops.trainer.plain import plain_or_none
 
 if TYPE_CHECKING:
@@ -56,20 +54,9 @@ def check_settings(trainer: Lifecycle, saved: dict[str, Any]) -> None:
     Raises:
         CheckpointError: some have changed; it names them with both values.
     """
-    now = collect_settings(trainer)
-    shared = [name for name in saved if name in now]
-    changed = [f"{n} was {saved[n]!r} and is {now[n]!r}" for n in shared if _differ(saved[n], now[n])]
+    changed = differences(saved, collect_settings(trainer))
     if changed:
         raise CheckpointError(
             f"The run to resume had other settings: {'; '.join(changed)}. Resume it with its own settings, or begin a "
             "new fit from its weights: load_from_checkpoint."
         )
-
-
-def _differ(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return not torch.equal(one.cpu(), other.cpu())
-    try:
-        return bool(one != other)
-    except (RuntimeError, ValueError):  # tensors inside
-        return repr(one) != repr(other)

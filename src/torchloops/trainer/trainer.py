@@ -164,8 +164,9 @@ class Trainer(Lifecycle):
             train_dataloaders: an iterable of batches, or a data module.
             val_dataloaders: one or a list.
             datamodule: a `DataModule` or ``LightningDataModule``.
-            ckpt_path: continue the run saved there: a path; "last": ``checkpoints/last.ckpt`` of ``default_root_dir``,
-                the one before where it is damaged, and a new run where there is none yet.
+            ckpt_path: continue the run saved there: a file, or the folder of a run; "last": the folder
+                ``default_root_dir``, or a new run where it has no checkpoint yet. Of a folder the newest checkpoint
+                is taken, and the one before where that is damaged.
 
         Raises:
             TorchloopsError: something does not fit together; its message says what and what to do.

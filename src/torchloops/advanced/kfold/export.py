@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchloops.advanced.kfold.records import FoldResult, folds_table, oof_table, summary_table
 from torchloops.advanced.kfold.splits import Splits
-from torchloops.errors import ConfigurationError, DataError
+from torchloops.errors import ConfigurationError, DataError, differences
 from torchloops.files import write_whole
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class KFoldFolder:
             state = checkpoint[_KEY]
             if other := _differences(state, now):
                 raise ConfigurationError(
-                    f"{self.path} belongs to another run: fold_{fold} was made with {' and '.join(other)}. Give "
+                    f"{self.path} belongs to another run than fold_{fold}: {'; '.join(other)}. Give "
                     "another export_path, or start from the same seed, model, data and settings to add folds."
                 )
             results[fold] = FoldResult.from_state_dict({**state["result"], "weights": checkpoint["state_dict"]})
@@ -157,9 +157,7 @@ def _differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
         other.append("other splits")
     if saved["start"] != now["start"]:
         other.append(f"another initial model (weights {saved['start']}, now {now['start']})")
-    before, settings = saved.get("settings", {}), now["settings"]
-    changed = [name for name in before if name in settings and before[name] != settings[name]]
-    return other + [f"{name} {before[name]!r} (now {settings[name]!r})" for name in changed]
+    return other + differences(saved.get("settings", {}), now["settings"])
 
 
 def _number(value: Any) -> Any:
