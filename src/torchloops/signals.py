@@ -36,15 +36,14 @@ def sigterm_raises() -> Iterator[None]:
 
 
 @contextmanager
-def signals_to(take: Callable[[int], None]) -> Iterator[None]:
-    """A context in which SIGINT and SIGTERM call ``take(number)`` instead of ending the process.
+def signals_to(take: Callable[[int], None]) -> Iterator[dict[int, Any]]:
+    """A context in which SIGINT and SIGTERM call ``take(number)`` instead of their handlers, which it gives by number.
 
-    Handlers of the user's own stay as they are; `end_process` is not one. Worker processes forked inside go on for a
-    while, so that a batch can be finished when a signal goes to the whole process group. Outside of the main thread
-    nothing is done.
+    A signal that is ignored stays so. Worker processes forked inside go on for a while, so that a batch can be
+    finished when a signal goes to the whole process group. Outside of the main thread nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield {}
         return
     owner = os.getpid()
 
@@ -54,14 +53,13 @@ def signals_to(take: Callable[[int], None]) -> Iterator[None]:
         elif number == signal.SIGTERM:
             signal.alarm(_PATIENCE)
 
-    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: signal.getsignal(number) for number in defaults}
-    replaced = [number for number, default in defaults.items() if before[number] in (default, end_process)]
-    for number in replaced:
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: before for number, before in handlers.items() if before not in (signal.SIG_IGN, None)}
+    for number in handlers:
         signal.signal(number, handle)
     try:
-        yield
+        yield handlers
     finally:
-        for number in replaced:
+        for number, before in handlers.items():
             if signal.getsignal(number) is handle:
-                signal.signal(number, before[number])
+                signal.signal(number, before)

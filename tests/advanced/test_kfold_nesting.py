@@ -1,5 +1,6 @@
 """KFoldLoop in KFoldLoop, over active learning, over Lightning's classes: what each level may see."""
 
+import signal
 import threading
 import warnings
 from pathlib import Path
@@ -278,6 +279,7 @@ def test_folds_on_a_local_ray_equal_those_one_after_the_other(tmp_path, sequenti
         from ray.util.joblib import register_ray
 
         path = {"PYTHONPATH": str(Path(__file__).parents[1])}  # where the workers find the classes of this test
+        handler = signal.getsignal(signal.SIGTERM)  # ray.init sets one of its own for good
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": path})
         register_ray()
         try:
@@ -285,6 +287,7 @@ def test_folds_on_a_local_ray_equal_those_one_after_the_other(tmp_path, sequenti
                 loop, _, _ = cross_validate(tmp_path, data=Data(), max_epochs=3)
         finally:
             ray.shutdown()
+            signal.signal(signal.SIGTERM, handler)
     assert same_results(loop, sequential)
 
 

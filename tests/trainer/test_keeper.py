@@ -37,6 +37,40 @@ def test_a_signal_after_the_last_safe_point_is_heeded(fit, tmp_path, caplog):
     assert "SIGTERM: the run can go on from" in caplog.text
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_handler_of_the_program_decides_after_the_save(fit, tmp_path, number):
+    saved = []
+
+    def note(number, frame):
+        saved.append((tmp_path / "checkpoints" / "last.ckpt").is_file())
+
+    class Signal(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if batch_idx in (1, 2):
+                os.kill(os.getpid(), number)
+
+    before = signal.signal(number, note)
+    try:
+        trainer = fit(callbacks=Signal())
+        assert signal.getsignal(number) is note
+    finally:
+        signal.signal(number, before)
+    assert saved == [True, True]
+    assert trainer.global_step == 4
+
+
+def test_an_ignored_signal_stays_ignored(fit, tmp_path):
+    class Signal(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert fit(callbacks=Signal()).global_step == 4
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_run_that_could_not_save_does_not_promise_that_it_can_go_on(fit, caplog, monkeypatch):
     monkeypatch.setattr("torchloops.trainer.keeper.write_checkpoint", _full_disk)
     with pytest.warns(UserWarning, match="There is none yet"), pytest.raises(SystemExit):

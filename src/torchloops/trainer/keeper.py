@@ -95,6 +95,7 @@ class Keeper:
         self._begin()
 
     def _begin(self) -> None:
+        self._handlers: dict[int, Any] = {}
         self.saves, self.seconds = 0, 0.0
         self._keeps = False
         self._asked = self._has_changed = self._has_moved = self._is_at_end = False
@@ -126,7 +127,7 @@ class Keeper:
         self.attach()
         self._keeps = True
         try:
-            with signals_to(self._take_signal):
+            with signals_to(self._take_signal) as self._handlers:
                 yield
             if self._signal and not self._heeded:  # it came after the last safe point
                 self._heeded = self._signal
@@ -288,9 +289,12 @@ class Keeper:
         if self.trainer.is_global_zero:
             where = f"the run can go on from {self.path}" if self._has_file else "there is no checkpoint to go on from"
             _log.warning("%s: %s.", signal.Signals(self._heeded).name, where)
-        if self._heeded == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + self._heeded)
+        number = self._heeded
+        handler = self._handlers.get(number, signal.default_int_handler if number == signal.SIGINT else None)
+        if not callable(handler):
+            raise SystemExit(128 + number)
+        handler(number, None)
+        self._signal = self._heeded = 0  # a handler of the program's own has returned, so the fit goes on
 
     # files
 
