@@ -519,7 +519,10 @@ def test_folds_of_an_earlier_run_with_other_hyperparameters_are_refused_by_name(
 
     torch.manual_seed(0)
     folds(tmp_path / "one", None, KFoldLoop(2, tmp_path / "out", folds=[0]), module=Rated(0.1))
-    for rate, epochs, words in ((0.2, 2, "hyper-parameter rate 0.1 .now 0.2."), (0.1, 3, "max_epochs 2 .now 3.")):
+    for rate, epochs, words in (
+        (0.2, 2, "hyper-parameter rate was 0.1 and is 0.2"),
+        (0.1, 3, "max_epochs was 2 and is 3"),
+    ):
         torch.manual_seed(0)
         loop = KFoldLoop(2, tmp_path / "out", folds=[1])
         with pytest.raises(ConfigurationError, match=words):
