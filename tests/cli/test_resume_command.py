@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from torchloops.cli import main
@@ -350,7 +351,9 @@ def test_a_signal_ends_the_run_with_what_to_type(workplace, number, code, word):
 
 def test_killed_runs_go_on(workplace):
     (workplace / "cut").write_text("sleep 2")
-    process = subprocess.Popen([sys.executable, "-m", "torchloops", "run", "./mine"], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "torchloops", "run", "./mine"]
+    alike = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # as many threads as this process has
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=alike)
     wait_for(workplace / "asleep")
     process.kill()
     process.wait(timeout=60)

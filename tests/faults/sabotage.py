@@ -41,6 +41,10 @@ class Forgetful(AveragedWeights):
     def state_dict(self) -> dict[str, Any]:
         return {}
 
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        if self.mean:
+            super().on_train_end(trainer, module)
+
 
 class Appends(Callback):
     """Adds a line to a file at each epoch, also at one that comes again."""
