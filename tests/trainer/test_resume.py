@@ -353,6 +353,22 @@ def test_a_full_disk_is_reported_and_training_goes_on(keeping, tmp_path, monkeyp
     assert trainer.global_step == 12
 
 
+def test_what_could_not_be_written_is_tried_again_at_the_end(keeping, tmp_path, monkeypatch):
+    import torchloops.trainer.keeper as keeper
+
+    write, failures = keeper.write_checkpoint, [CheckpointError("no space left on device.")]
+
+    def full_at_first(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(keeper, "write_checkpoint", full_at_first)
+    with pytest.warns(ResumeWarning, match="no space left"):
+        keeping(max_epochs=1).fit(TinyClassifier(), random_batches(4))
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
 def test_a_state_that_is_not_plain_costs_the_checkpoint_and_not_the_training(keeping, tmp_path):
     class Odd(Callback):
         def state_dict(self):

@@ -199,6 +199,7 @@ class Keeper:
             if self.trainer.is_global_zero and self.path is not None:
                 write_checkpoint(checkpoint, self.path, keep_previous=True)
                 self.saves += 1
+            self._has_changed = False  # what could not be written is tried again at the end
         except (CheckpointError, OSError) as error:
             self._warn(error)
         self.trainer.engine.barrier()
@@ -206,7 +207,7 @@ class Keeper:
         self.seconds += now - start
         seconds = self.interval.seconds
         self._set_next_time(now + (_SHARE * (now - start) if seconds is None else seconds))
-        self._asked = self._has_changed = False
+        self._asked = False
         self._steps = self._epochs = 0
 
     def save_after_interrupt(self) -> None:

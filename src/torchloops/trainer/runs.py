@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -89,12 +89,7 @@ class Runs(TrainerView):
             stack.enter_context(module_modes(self.module))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(True))
-            stack.callback(setattr, outer, "random_outside", None)
-            if saved is not None and outer.random_outside is not None:
-                restore_random_state(outer.random_outside)
-            outer.random_outside = None if seed is None else random_state()
-            if seed is not None:
-                stack.enter_context(isolated_generators(seed))
+            stack.enter_context(_generators_of_its_own(outer, seed, resumed=saved is not None))
             if start is not None and saved is None:
                 start.restore(self.module)
             if not self.module.training:
@@ -259,6 +254,19 @@ class Runs(TrainerView):
     def fresh_callbacks(self) -> list[Any]:
         """Copies of the callbacks as they were before the fit."""
         return self._callback_copies.make()
+
+
+@contextmanager
+def _generators_of_its_own(outer: Run, seed: int | None, resumed: bool) -> Iterator[None]:
+    """A context that seeds the generators, if there is a seed, and lets a checkpoint know how they were outside."""
+    if resumed and outer.random_outside is not None:
+        restore_random_state(outer.random_outside)
+    outer.random_outside = None if seed is None else random_state()
+    try:
+        with nullcontext() if seed is None else isolated_generators(seed):
+            yield
+    finally:
+        outer.random_outside = None
 
 
 def _rebind(loops: list[tuple[Loop, Any]]) -> None:
