@@ -12,24 +12,23 @@ import torchloops
 
 PACKAGE = Path(torchloops.__file__).parent
 
-BASE = {"errors", "files", "hooks", "hparams", "module", "datamodule", "seeding", "signals"}
+BASE = {"data", "errors", "files", "hooks", "hparams", "module", "seeding", "signals"}
 ENGINE_ROOM = BASE | {"loops", "trainer", "callbacks", "loggers"}
-LIBRARY = ENGINE_ROOM | {"advanced", "annotation", "vision"}
+LIBRARY = ENGINE_ROOM | {"advanced", "vision"}
 
 MAY_IMPORT = {
     "cli": LIBRARY | {"report", "shipped"},
     "report": LIBRARY,
     "shipped": LIBRARY,
     "testing": LIBRARY,
-    "advanced": ENGINE_ROOM | {"annotation"},
-    "annotation": ENGINE_ROOM,
+    "advanced": ENGINE_ROOM,
     "vision": ENGINE_ROOM,
     "trainer": ENGINE_ROOM,
     "callbacks": ENGINE_ROOM,
     "loggers": ENGINE_ROOM,
     "loops": BASE,
-    "module": BASE,
-    "datamodule": BASE,
+    "module": BASE - {"data"},
+    "data": {"errors", "hooks", "module", "seeding"},
     "hooks": {"errors"},
     "hparams": BASE,
     "errors": set(),

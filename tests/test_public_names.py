@@ -74,7 +74,7 @@ def test_import_from_names_what_is_missing():
 
 PUBLIC_MODULES = ["torchloops.loops", "torchloops.trainer", "torchloops.callbacks", "torchloops.errors",
                   "torchloops.loggers", "torchloops.seeding", "torchloops.testing", "torchloops.module",
-                  "torchloops.datamodule", "torchloops.vision", "torchloops.advanced.active_learning",
+                  "torchloops.data", "torchloops.vision", "torchloops.advanced.active_learning",
                   "torchloops.report"]  # fmt: skip
 
 

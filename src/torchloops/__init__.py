@@ -14,7 +14,7 @@ _WHERE = {
     "ActiveLearningLoop": "torchloops.advanced.active_learning",
     "CSVLogger": "torchloops.loggers",
     "Callback": "torchloops.callbacks",
-    "DataModule": "torchloops.datamodule",
+    "DataModule": "torchloops.data",
     "EarlyStopping": "torchloops.callbacks",
     "EvaluationEpochLoop": "torchloops.loops",
     "EvaluationLoop": "torchloops.loops",

@@ -230,6 +230,8 @@ _LENT = (
     "log_dict", "optimizers", "lr_schedulers", "manual_backward", "toggle_optimizer", "untoggle_optimizer",
     "clip_gradients", "all_gather", "print",
 )  # fmt: skip
+BORROWED = frozenset({"log", "__reduce_ex__", "_requires_grad_before", *_LENT})
+"""Names in a module's ``__dict__`` that a run has put there; see `attach_module`."""
 
 
 def attach_module(module: nn.Module, trainer: Any) -> None:

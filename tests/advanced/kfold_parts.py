@@ -9,6 +9,13 @@ from torchloops import DataModule, KFoldLoop, LoopModule, Trainer
 QUIET = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
 
 
+class Notes(list):
+    """What a module writes down over several fits: copies are the same list, so that no fresh start takes it away."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class Classifier(LoopModule):
     """Two layers that note how each fit began."""
 
@@ -16,7 +23,7 @@ class Classifier(LoopModule):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         self.scheduler = scheduler
-        self.began = []
+        self.began = Notes()
 
     def forward(self, inputs):
         return self.net(inputs)

@@ -9,12 +9,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from torchloops.advanced.active_learning import (
     ActiveLearningDataModule,
-    AugmentedPoolWarning,
     PoolScores,
     SmallLabelledSetWarning,
 )
-from torchloops.advanced.active_learning.splits import draw_samples
-from torchloops.datamodule import DataModule
+from torchloops.data import DataModule, RandomViewWarning
+from torchloops.data.draws import draw_samples
 from torchloops.errors import CheckpointError, ConfigurationError, DataError
 
 N = 60
@@ -55,7 +54,7 @@ class Secret:
     def __init__(self, index, log):
         self.index, self.log = index, log
 
-    def item(self):
+    def __index__(self):
         self.log.append(self.index)
         return LABELS[self.index]
 
@@ -179,7 +178,7 @@ def test_labels_of_the_pool_are_not_read_before_they_are_asked_for():
 
 def test_without_targets_an_item_is_read_only_when_its_label_is_asked_for():
     dataset = Recording(with_targets=False)
-    data = ActiveLearningDataModule(dataset, pool_dataset=dataset, stratify=False)
+    data = ActiveLearningDataModule(dataset, eval_dataset=dataset, stratify=False)
     data.setup("fit")
     assert dataset.items_read == []
     ask(data, [7])
@@ -188,16 +187,25 @@ def test_without_targets_an_item_is_read_only_when_its_label_is_asked_for():
 
 def test_no_input_is_read_where_the_labels_are_at_hand():
     dataset = Recording()
-    data = ActiveLearningDataModule(dataset, initial_num_labels=6, val_split=5, pool_dataset=dataset)
+    data = ActiveLearningDataModule(dataset, initial_num_labels=6, val_split=5, eval_dataset=dataset)
     data.setup("fit")
     assert data.num_classes == 3
-    assert dataset.items_read == []
+    assert 0 < len(dataset.items_read) < 15, "only a few are compared"
 
 
-def test_a_batch_of_the_pool_has_ids_and_inputs_only():
-    for ids, inputs in make().pool_dataloader():
+def test_a_batch_of_the_pool_has_ids_and_what_the_module_gets():
+    for ids, (inputs, labels) in make().pool_dataloader():
         assert ids.dtype == torch.int64
         assert inputs.shape == (len(ids), 1)
+        assert labels.tolist() == [LABELS[index] for index in ids]
+
+
+def test_samples_of_the_pool_may_have_no_label():
+    pairs = [(torch.tensor([float(index)]), None) for index in range(6)]
+    data = ActiveLearningDataModule(pairs, labelled_ids={0: 1, 4: 0}, batch_size=2)
+    ids, batch = next(iter(data.pool_dataloader()))
+    assert ids.tolist() == batch[0].flatten().tolist() == [1, 2, 3, 5]
+    assert batch[1] is None
 
 
 @pytest.mark.parametrize(
@@ -225,14 +233,15 @@ def test_labels_of_dictionaries():
 
     data = ActiveLearningDataModule(Items(), initial_num_labels=3)
     assert sorted(record.label for record in data.labelled_map.records) == [0, 1, 2]
-    _, inputs = next(iter(data.pool_dataloader()))
-    assert list(inputs) == ["image"]
+    _, batch = next(iter(data.pool_dataloader()))
+    assert list(batch) == ["image", "label"]
+    assert list(next(iter(data.predict_dataloader()))) == ["image"]
     assert data.num_classes == 3
 
 
 def test_a_data_set_without_labels_is_a_clear_error():
     data = ActiveLearningDataModule([torch.zeros(1)] * 5, initial_num_labels=2)
-    with pytest.raises(DataError, match="No target was found in sample 0"):
+    with pytest.raises(DataError, match="No label was found in sample 0"):
         data.setup("fit")
 
 
@@ -278,7 +287,7 @@ def test_training_has_the_training_view_and_the_pool_and_validation_the_other():
     data = make(Views())
     assert sorted(i - 1000 for i in ids_in(data.train_dataloader())) == sorted(data.labelled_ids)
     assert set(ids_in(data.val_dataloader())) == set(data.val_ids)
-    assert [int(x) for _, inputs in data.pool_dataloader() for x in inputs] == data.pool_ids
+    assert [int(x) for _, batch in data.pool_dataloader() for x in batch[0]] == data.pool_ids
     assert {len(x) for x, _ in data.train_dataloader()} == {7, 5}
 
 
@@ -286,22 +295,22 @@ def test_what_the_labelled_module_knows_is_taken_over():
     data = make(Views())
     assert (data.num_classes, data.classes) == (3, ["a", "b", "c"])
     assert len(list(data.test_dataloader())) == 9
-    assert data.labelled.stages == ["fit", "test"]
+    assert data.labelled.stages == ["fit"], "set up again for a loader that was there"
 
 
-def test_a_random_pool_is_warned_about_and_pool_dataset_helps():
-    with pytest.warns(AugmentedPoolWarning, match="pool_dataset"):
+def test_a_random_pool_is_warned_about_and_eval_dataset_helps():
+    with pytest.warns(RandomViewWarning, match="eval_dataset"):
         make(Views(with_eval_view=False, noisy=True)).setup("fit")
-    data = make(Views(with_eval_view=False, noisy=True), pool_dataset=Shifted(0, False))
-    assert [int(x) for _, inputs in data.pool_dataloader() for x in inputs] == data.pool_ids
+    data = make(Views(with_eval_view=False, noisy=True), eval_dataset=Shifted(0, False))
+    assert [int(x) for _, batch in data.pool_dataloader() for x in batch[0]] == data.pool_ids
 
 
 def test_views_of_different_length_are_refused():
     with pytest.raises(DataError, match="59 samples and the training data 60"):
-        make(pool_dataset=tensors(59)).setup("fit")
+        make(eval_dataset=tensors(59)).setup("fit")
 
 
-def test_a_custom_collate_function_sees_whole_items_and_its_labels_go_no_further():
+def test_a_custom_collate_function_makes_the_batches_of_the_pool():
     class Custom(Views):
         def train_dataloader(self):
             return DataLoader(self.train, batch_size=4, collate_fn=collate)
@@ -310,8 +319,9 @@ def test_a_custom_collate_function_sees_whole_items_and_its_labels_go_no_further
         return torch.stack([x for x, _ in items]) * 2, torch.tensor([y for _, y in items])
 
     data = make(Custom())
-    ids, inputs = next(iter(data.pool_dataloader()))
+    ids, (inputs, labels) = next(iter(data.pool_dataloader()))
     assert torch.equal(inputs[:, 0], 2.0 * ids)
+    assert labels.tolist() == [LABELS[index] for index in ids]
 
 
 def test_samples_are_gathered_at_once_where_the_data_set_can():
@@ -448,5 +458,5 @@ def test_data_modules_without_a_plain_loader_are_refused():
     class NoTraining(DataModule):
         pass
 
-    with pytest.raises(ConfigurationError, match=r"train_dataloader\(\) returned NoneType"):
+    with pytest.raises(ConfigurationError, match="no training data from NoTraining"):
         make(NoTraining()).setup("fit")

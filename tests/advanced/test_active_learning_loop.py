@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from kfold_parts import Notes
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -12,8 +13,8 @@ from torchloops.advanced.active_learning import ActiveLearningDataModule, Active
 from torchloops.errors import ConfigurationError
 
 COLUMNS = [
-    "round", "n_labelled", "n_pool", "n_queried", "epochs", "train/loss", "test/accuracy", "score_mean",
-    "score_std", "seconds_train", "seconds_query", "seconds_label",
+    "round", "n_labelled", "n_pool", "n_queried", "epochs", "train/loss", "test/accuracy", "outputs",
+    "score_mean", "score_std", "seconds_train", "seconds_query", "seconds_label",
 ]  # fmt: skip
 SECONDS = ["seconds_train", "seconds_query", "seconds_label"]
 
@@ -24,7 +25,7 @@ class Classifier(LoopModule):
     def __init__(self, dropout=0.5):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3))
-        self.started_with, self.ended_with, self.optimizer_states, self.steps = [], [], [], 0
+        self.started_with, self.ended_with, self.optimizer_states, self.steps = (Notes() for _ in range(4))
 
     def forward(self, inputs):
         return self.net(inputs)
@@ -37,7 +38,7 @@ class Classifier(LoopModule):
         self.ended_with.append(weights(self))
 
     def training_step(self, batch, batch_idx):
-        self.steps += 1
+        self.steps.append(batch_idx)
         loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         return loss
@@ -124,7 +125,7 @@ def test_rounds_and_epochs_follow_the_documented_table(study, settings, trainer_
 
 def test_max_steps_hold_in_every_round(study):
     _, module, *_ = study(ActiveLearningLoop(max_rounds=3), max_epochs=None, max_steps=5)
-    assert module.steps == 15
+    assert len(module.steps) == 15
 
 
 def test_the_budget_counts_all_labels_and_cuts_the_last_query(study):
@@ -459,7 +460,7 @@ def copy_init(cls):
     module = cls.__new__(cls)
     super(cls, module).__init__()
     plain = Classifier()
-    module.net, module.steps = copy.deepcopy(plain.net), 0
+    module.net, module.steps = copy.deepcopy(plain.net), Notes()
     return module
 
 
@@ -482,7 +483,7 @@ def test_a_model_without_dropout_is_refused_before_anything_is_trained(study):
     module = Classifier(dropout=0.0)
     with pytest.raises(ConfigurationError, match=r"BALD measures .* p = \[0.0\]"):
         study(module=module)
-    assert module.steps == 0
+    assert module.steps == []
 
 
 def test_other_data_is_a_clear_error(tmp_path):

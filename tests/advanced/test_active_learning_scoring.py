@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from torchloops.advanced.active_learning import PoolScores, Random, mc_dropout, resolve_heuristic, score_pool
-from torchloops.advanced.active_learning.scoring import check_draws_differ, score_ids
-from torchloops.advanced.active_learning.stochastic import StochasticForward, class_probabilities
+from torchloops.advanced.active_learning.scoring import score_ids, try_heuristic
+from torchloops.advanced.active_learning.stochastic import StochasticForward
+from torchloops.data import Asker, Reader
+from torchloops.data.items import number_of_rows
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.seeding import isolated_generators
 
@@ -41,12 +43,23 @@ def pool(n=40, batch=16, seed=1):
     return list(zip(ids.split(batch), x.split(batch), strict=True))
 
 
+def reader_of(net, **settings):
+    """What asks ``net`` and takes its answers for logits, as after a first batch."""
+    reader = Reader(Asker(net), **({"outputs": "logits"} | settings))
+    reader.is_tried = True
+    return reader
+
+
+def check_draws_differ(net, batches, heuristic):
+    try_heuristic(net, heuristic, reader_of(net), batches[0][1], len(batches[0][1]))
+
+
 def forward_in(way, net, draws, inputs):
     """Probabilities by one way, whichever is the fastest."""
-    forward = StochasticForward(net, draws)
+    forward = StochasticForward(reader_of(net), draws)
     forward._ways = [getattr(forward, f"_{way}")]
     with mc_dropout(net):
-        return forward(inputs)
+        return forward(inputs, number_of_rows(inputs))
 
 
 DROPOUTS = {
@@ -90,8 +103,8 @@ def test_the_fast_ways_have_the_distribution_of_the_loop(way):
 def test_what_stands_before_the_dropout_runs_once():
     net = make_net()
     with mc_dropout(net):
-        forward = StochasticForward(net, 25)
-        forward(torch.randn(4, 6))
+        forward = StochasticForward(reader_of(net), 25)
+        forward(torch.randn(4, 6), 4)
     assert forward.way == "vmapped"
     assert net.calls == 1
 
@@ -110,13 +123,13 @@ def test_a_model_that_vmap_cannot_run_falls_back_to_folding_and_then_to_the_loop
     for cls, way in ((Branching, "folded"), (OneByOne, "looped")):
         net = cls(nn.Dropout(0.5))
         with mc_dropout(net):
-            forward = StochasticForward(net, 5)
-            assert forward(torch.randn(4, 6)).shape == (4, 3, 5)
+            forward = StochasticForward(reader_of(net), 5)
+            assert forward(torch.randn(4, 6), 4).shape == (4, 3, 5)
         assert forward.way == way
 
 
 def test_an_error_of_the_model_itself_is_shown():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(ConfigurationError, match="shapes cannot be multiplied"):
         score_pool(make_net(), [(torch.arange(2), torch.randn(2, 7))], resolve_heuristic("bald"))
 
 
@@ -275,20 +288,41 @@ def test_random_scores_do_not_ask_the_model_and_are_seeded():
     assert one.predictions is None
 
 
-def test_class_probabilities_take_logits_probabilities_and_single_columns():
-    logits = torch.randn(5, 3)
-    torch.testing.assert_close(class_probabilities(logits), logits.softmax(1))
-    torch.testing.assert_close(class_probabilities(logits.softmax(1)), logits.softmax(1))
-    torch.testing.assert_close(class_probabilities(logits.log_softmax(1)), logits.softmax(1))
-    single = class_probabilities(logits[:, :1])
-    torch.testing.assert_close(single, torch.stack([-logits[:, 0], 0 * logits[:, 0]], 1).softmax(1))
-    assert class_probabilities(logits.bfloat16()).dtype == torch.float32
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [(lambda x: x, "logits"), (lambda x: x.softmax(1), "probabilities"), (lambda x: x.log_softmax(1), "logits"),
+     (lambda x: x[:, :1], "one_logit"), (lambda x: x[:, 0].sigmoid(), "one_probability")],
+)  # fmt: skip
+def test_what_answers_mean_is_seen_from_the_last_operation(end, kind):
+    class Ending(Net):
+        def forward(self, x):
+            return end(super().forward(x))
+
+    net = Ending(nn.Identity())
+    reader = Reader(Asker(net))
+    scores = score_pool(net, pool(), resolve_heuristic("entropy"), draws=1, reader=reader)
+    logits = make_net(nn.Identity()).eval()(torch.cat([x for _, x in pool()])).detach()
+    net.load_state_dict(make_net(nn.Identity()).state_dict())
+    scores = score_pool(net, pool(), resolve_heuristic("entropy"), draws=1, reader=Reader(Asker(net)))
+    yes = logits[:, 0].sigmoid()
+    probabilities = torch.stack([1 - yes, yes], 1) if kind.startswith("one") else logits.softmax(1)
+    assert reader.meaning.kind == kind
+    torch.testing.assert_close(scores.scores, torch.special.entr(probabilities).sum(1).double(), check_dtype=False)
 
 
-def test_other_outputs_are_a_clear_error():
-    for output in ({"logits": 1}, torch.zeros(3)):
-        with pytest.raises(ConfigurationError, match="expected logits or probabilities"):
-            class_probabilities(output)
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [({"logits": 1}, "answers with a dict"), (torch.zeros(()), "a tensor of one number"),
+     (torch.zeros(32, 3), r"32 rows for 16 samples; .*num_estimators=2"), (torch.zeros(7, 3), "7 rows for 16 samples")],
+)  # fmt: skip
+def test_other_outputs_are_a_clear_error(output, message):
+    class Odd(Net):
+        def forward(self, x):
+            return output
+
+    net = Odd(nn.Identity())
+    with pytest.raises(ConfigurationError, match=message):
+        score_pool(net, pool(), resolve_heuristic("entropy"))
 
 
 def test_a_function_may_turn_any_output_into_probabilities():
@@ -297,9 +331,8 @@ def test_a_function_may_turn_any_output_into_probabilities():
             return {"logits": super().forward(x)}
 
     net = Dictionary(nn.Dropout(0.5))
-    scores = score_pool(
-        net, pool(), resolve_heuristic("bald"), to_probabilities=lambda output: output["logits"].softmax(1)
-    )
+    reader = Reader(Asker(net), to_probabilities=lambda output: output["logits"].softmax(1))
+    scores = score_pool(net, pool(), resolve_heuristic("bald"), reader=reader)
     assert (scores.scores > 0).all()
 
 

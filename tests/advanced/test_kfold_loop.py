@@ -49,22 +49,24 @@ def test_settings_of_the_loader_are_kept():
 
     original = DataLoader(samples(), 16, shuffle=True, collate_fn=collate, drop_last=True)
     source = KFoldDataModule(original).source
-    loader = source.training_loader(range(40), 0)
+    loader = source.training_loader(range(40), torch.Generator())
     assert (loader.batch_size, loader.collate_fn, loader.drop_last, len(loader)) == (16, collate, True, 2)
     assert not source.evaluation_loader(range(40)).drop_last
-    assert KFoldDataModule(original, batch_size=8).source.training_loader(range(40), 0).batch_size == 8
+    assert KFoldDataModule(original, batch_size=8).source.training_loader(range(40), torch.Generator()).batch_size == 8
     assert not KFoldDataModule(DataLoader(samples(), 16)).source.shuffle
 
 
 def test_sampling_weights_are_cut_to_the_fold():
     sampler = WeightedRandomSampler(torch.arange(60).double(), 60)
-    loader = KFoldDataModule(DataLoader(samples(), 8, sampler=sampler)).source.training_loader([0, 5, 9], 0)
+    loader = KFoldDataModule(DataLoader(samples(), 8, sampler=sampler)).source.training_loader(
+        [0, 5, 9], torch.Generator()
+    )
     assert list(loader.sampler.weights) == [0, 5, 9]
 
 
 def test_gathered_batches_are_those_of_a_subset():
     data, ids = samples(), [5, 3, 8, 1]
-    loader = KFoldDataModule(data, batch_size=3, shuffle=False).source.training_loader(ids, 0)
+    loader = KFoldDataModule(data, batch_size=3, shuffle=False).source.training_loader(ids, torch.Generator())
     expected = list(DataLoader(Subset(data, ids), 3))
     for batch, other in zip(loader, expected, strict=True):
         assert type(batch) is type(other)
@@ -109,7 +111,7 @@ def test_targets_by_column_and_not_out_of_the_items(tmp_path):
     del data.targets
     kfold = KFoldDataModule(data, targets="species")
     assert len(kfold.read_targets()) == 60
-    assert data.asked == []
+    assert len({index for _, index in data.asked}) <= 2, "a look at whether reading them again gives the same"
 
 
 class Regressor(LoopModule):
@@ -156,8 +158,10 @@ def test_two_classes_by_one_logit(tmp_path):
 
 
 def test_a_way_to_predict_of_ones_own(tmp_path):
-    loop = KFoldLoop(3, predict=lambda module, batch: module(batch[0]).softmax(1)[:, :2])
-    assert "prob_2" not in cross_validate(tmp_path, data=TensorDataset(*samples().tensors), loop=loop)[0].oof
+    loop = KFoldLoop(3, predict=lambda module, batch: module(batch[0]).softmax(1).flip(1))
+    turned = cross_validate(tmp_path, loop=loop)[0].oof
+    usual = cross_validate(tmp_path, loop=KFoldLoop(3))[0].oof
+    assert np.allclose(turned[["prob_2", "prob_1", "prob_0"]], usual[["prob_0", "prob_1", "prob_2"]])
     assert cross_validate(tmp_path, loop=KFoldLoop(3, predict=False))[0].oof.empty
 
 
@@ -244,14 +248,21 @@ def test_new_weights_in_every_fold(tmp_path):
     assert module.began[0]["state"] == 0
 
 
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs):
+        return self.scale * inputs
+
+
 def test_a_part_that_cannot_draw_weights_is_named(tmp_path):
     module = Classifier()
-    module.net.append(nn.Module())
-    module.net[-1].scale = nn.Parameter(torch.ones(1))
-    with pytest.raises(ConfigurationError, match=r"net\.3 \(Module\) owns parameters and has no reset_parameters"):
+    module.net.append(Scale())
+    with pytest.raises(ConfigurationError, match=r"net\.3 \(Scale\) owns parameters and has no reset_parameters"):
         cross_validate(tmp_path, module=module, loop=KFoldLoop(3, new_weights=True))
     module.reset_parameters = lambda: [part.reset_parameters() for part in module.net if isinstance(part, nn.Linear)]
-    module.forward = lambda inputs: module.net[:3](inputs)
     assert len(cross_validate(tmp_path, module=module, loop=KFoldLoop(3, new_weights=True))[0].folds) == 3
 
 
@@ -454,7 +465,7 @@ class Stream(IterableDataset):
         (samples(), {"num_folds": 61, "splitter": "kfold"}, "61 folds need 61 samples"),
         (samples(), {"folds": [3]}, "must name folds from 0 to 2"),
         (samples(), {"folds": []}, "must name folds"),
-        (DataLoader(samples(), batch_sampler=[[0, 1]]), {}, "cannot be cut to a fold"),
+        (DataLoader(samples(), batch_sampler=[[0, 1]]), {}, "cannot be cut to a part"),
         ([torch.zeros(2, 4)], {}, "DataLoader over a map-style data set"),
     ],
 )

@@ -9,8 +9,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from torchloops.advanced.kfold import SPLITTERS, Split, Splits
 from torchloops.advanced.kfold.inner_split import draw_inner_split
-from torchloops.advanced.kfold.labels import known_values, read_targets
 from torchloops.advanced.kfold.splitters import make_splits, resolve_splitter
+from torchloops.data.labels import Labels, read_column
 from torchloops.errors import ConfigurationError, DataError
 
 LABELS = np.arange(60) % 3
@@ -19,7 +19,7 @@ GROUPS = np.arange(60) // 4
 
 def split(splitter, num_folds=None, num_repeats=None, labels=LABELS, groups=None, n_samples=60, seed=0):
     found = resolve_splitter(splitter, num_folds, num_repeats, seed, lambda: labels, groups)
-    return make_splits(found, n_samples, labels, groups, num_folds, seed)
+    return make_splits(found, n_samples, range(n_samples), labels, groups, num_folds, seed)
 
 
 @pytest.mark.parametrize("name", SPLITTERS)
@@ -123,56 +123,77 @@ def test_unreadable_splits_are_refused(change):
 # labels
 
 
-class Unreadable(Dataset):
-    """Inputs that must not be looked at."""
+class Held(Dataset):
+    """100 samples whose labels, 0 and 1 in turn, are kept beside them; it counts how often a sample is read."""
 
-    def __init__(self, **columns):
-        self.__dict__.update(columns)
+    def __init__(self, **kept):
+        self.__dict__.update(kept)
+        self.reads = 0
 
     def __len__(self):
-        return 4
+        return 100
 
     def __getitem__(self, index):
-        raise AssertionError("an input was read")
+        self.reads += 1
+        return torch.zeros(2), index % 2
+
+
+LABELS_IN_TURN = [0, 1] * 50
+FRAME = pd.DataFrame({"species": LABELS_IN_TURN}, index=range(7, 107))
 
 
 @pytest.mark.parametrize(
-    ("dataset", "given"),
+    "dataset",
     [
-        (Unreadable(targets=[0, 1, 0, 1]), None),
-        (Unreadable(labels=torch.tensor([0, 1, 0, 1])), None),
-        (Unreadable(samples=[("a.png", 0), ("b.png", 1), ("c.png", 0), ("d.png", 1)]), None),
-        (Unreadable(species=[0, 1, 0, 1]), "species"),
-        (Unreadable(frame=pd.DataFrame({"species": [0, 1, 0, 1]})), "species"),
-        (Unreadable(), lambda dataset: [0, 1, 0, 1]),
-        (Unreadable(), [0, 1, 0, 1]),
-        (Subset(Unreadable(targets=[0, 1, 0, 1]), [0, 1, 2, 3]), None),
-        (Subset(Unreadable(frame=pd.DataFrame({"species": [0, 1, 0, 1]})), [0, 1, 2, 3]), "species"),
-        (TensorDataset(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])), None),
+        Held(targets=LABELS_IN_TURN),
+        Held(labels=torch.tensor(LABELS_IN_TURN)),
+        Held(_labels=LABELS_IN_TURN),
+        Held(targets=FRAME["species"]),
+        Held(samples=[(f"{index}.png", label) for index, label in enumerate(LABELS_IN_TURN)]),
+        Subset(Held(targets=LABELS_IN_TURN), list(range(100))),
+        ConcatDataset([Held(targets=LABELS_IN_TURN), Held(labels=np.array(LABELS_IN_TURN))]),
+        TensorDataset(torch.zeros(100, 2), torch.tensor(LABELS_IN_TURN)),
     ],
 )
-def test_labels_are_found_without_reading_inputs(dataset, given):
-    assert known_values(dataset, given).tolist() == [0, 1, 0, 1]
+def test_labels_beside_the_samples_are_compared_with_a_few(dataset):
+    assert Labels(dataset).at_hand.tolist() == LABELS_IN_TURN * (len(dataset) // 100)
+    parts = getattr(dataset, "datasets", [getattr(dataset, "dataset", dataset)])
+    assert all(0 < part.reads < 15 for part in parts if isinstance(part, Held))
 
 
-def test_labels_of_joined_data():
-    part = Unreadable(targets=[0, 1, 0, 1])
-    assert known_values(ConcatDataset([part, part])).tolist() == [0, 1, 0, 1] * 2
+@pytest.mark.parametrize(
+    "given", ["species", "frame_species", lambda dataset: LABELS_IN_TURN, LABELS_IN_TURN, FRAME["species"]]
+)
+def test_given_labels_read_no_sample(given):
+    dataset = Held(frame=FRAME.rename(columns={"species": "frame_species"}), species=LABELS_IN_TURN)
+    assert read_column(dataset, given, "targets").tolist() == LABELS_IN_TURN
+    assert read_column(Subset(dataset, [1, 3]), "frame_species", "targets").tolist() == [1, 1]
+    assert dataset.reads == 0
 
 
-def test_unknown_labels():
-    assert known_values(Unreadable()) is None
+@pytest.mark.parametrize(
+    "kept", [{}, {"targets": LABELS_IN_TURN[:50]}, {"targets": [1, 0] * 50}, {"targets": ["a", "b"] * 50}]
+)
+def test_labels_that_differ_or_are_missing_are_read_out_of_the_samples(kept):
+    labels = Labels(Held(**kept))
+    assert labels.at_hand is None
+    assert labels.all().tolist() == LABELS_IN_TURN
+
+
+def test_wrong_columns_are_named():
     with pytest.raises(DataError, match='Did you mean "species"'):
-        known_values(Unreadable(frame=pd.DataFrame({"species": [0] * 4})), "specie")
-    with pytest.raises(DataError, match="expected 4, got 3"):
-        known_values(Unreadable(), [0, 1, 2], "groups")
+        read_column(Held(frame=FRAME), "specie", "targets")
+    with pytest.raises(DataError, match="groups must hold one value a sample: expected 100, got 3"):
+        read_column(Held(), [0, 1, 2], "groups")
+    with pytest.raises(DataError, match="Sample 1 has no value among the groups"):
+        read_column(Held(), [0, None] * 50, "groups")
 
 
 def test_labels_out_of_items():
-    assert read_targets([(torch.zeros(2), 1), (torch.zeros(2), 0)]).tolist() == [1, 0]
-    assert read_targets([{"input": 1, "label": torch.tensor(2)}]).tolist() == [2]
-    with pytest.raises(DataError, match="No target was found in sample 0"):
-        read_targets([torch.zeros(2)])
+    assert Labels([(torch.zeros(2), 1), (torch.zeros(2), 0)]).all().tolist() == [1, 0]
+    assert Labels([{"input": 1, "label": torch.tensor(2)}]).all().tolist() == [2]
+    with pytest.raises(DataError, match="No label was found in sample 0"):
+        Labels([torch.zeros(2)]).all()
 
 
 # inner split

@@ -236,7 +236,7 @@ def test_active_learning(tmp_path, reset, heuristic):
 def test_active_learning_without_initial_labels_and_with_early_stopping(tmp_path):
     def study(folder, checkpoint):
         stopping = EarlyStopping("train/loss", patience=1, check_on_train_epoch_end=True)
-        settings = {"initial_num_labels": None, "query_size": 8, "val_split": None, "pool_dataset": samples()}
+        settings = {"initial_num_labels": None, "query_size": 8, "val_split": None, "eval_dataset": samples()}
         data = active_data(Noisy(), **settings)
         return active(folder, checkpoint, ActiveLearningLoop(budget=20), data, callbacks=[Rows(), stopping])
 
@@ -364,7 +364,7 @@ def guided_and_yielding(trainer):
 def test_guided_yielding_active_learning_in_every_fold(tmp_path):
     def study(folder, checkpoint):
         settings = {"heuristic": "entropy", "initial_num_labels": 9, "query_size": 5, "batch_size": 4}
-        data = ActiveLearningDataModule(Noisy(32), pool_dataset=samples(32), **settings)
+        data = ActiveLearningDataModule(Noisy(32), eval_dataset=samples(32), **settings)
         inner = ActiveLearningLoop(max_rounds=2)
         arguments = {"max_epochs": 1, "accumulate_grad_batches": 2}
         return folds(folder, checkpoint, None, data, PlainHalves(), inner, guided_and_yielding, **arguments)

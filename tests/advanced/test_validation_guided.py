@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchmetrics
 from torch import nn
-from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import torchloops
 from torchloops import Callback, Loop, LoopModule, ValidationGuidedLoop, YieldLoop, scale_gradients
@@ -356,19 +356,6 @@ def test_guide_samples_are_read_without_training_transforms_where_there_is_a_vie
     trainer.fit_loop.epoch_loop = ValidationGuidedLoop(guide_split=0.25, guide_step=guide_step)
     trainer.fit(seeded(), datamodule=Data())
     assert set(seen) == {0.0}
-
-
-def test_labels_are_found_without_reading_samples():
-    from torchloops.advanced.validation_guided.split import find_labels
-
-    dataset = random_dataset(10)
-    targets = dataset.tensors[1].tolist()
-    assert find_labels(dataset) == targets
-    assert find_labels(Subset(dataset, [3, 1])) == [targets[3], targets[1]]
-    assert find_labels(torch.utils.data.ConcatDataset([dataset, dataset])) == targets * 2
-    assert find_labels(torch.utils.data.ConcatDataset([dataset, [1, 2]])) is None
-    assert find_labels(TensorDataset(torch.zeros(4, 2))) is None
-    assert find_labels(TensorDataset(torch.zeros(4, 2), torch.zeros(4))) is None
 
 
 @pytest.mark.parametrize(

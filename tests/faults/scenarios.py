@@ -186,7 +186,7 @@ def pool() -> ActiveLearningDataModule:
         initial_num_labels=16,
         query_size=8,
         batch_size=8,
-        pool_dataset=random_dataset(56),
+        eval_dataset=random_dataset(56),
         test_dataset=random_dataset(16, seed=2),
     )
 

@@ -155,7 +155,7 @@ def test_the_pool_is_scored_without_training_augmentation():
         def __getitem__(self, index):
             return torch.full((2,), index + self.shift), self.targets[index]
 
-    data = ActiveLearningDataModule(View(0.5), initial_num_labels=4, pool_dataset=View(0.0))
+    data = ActiveLearningDataModule(View(0.5), initial_num_labels=4, eval_dataset=View(0.0))
     pool = torch.cat([inputs[:, 0] for _, inputs in data.pool_dataloader()])
     train = torch.cat([inputs[:, 0] for inputs, _ in data.train_dataloader()])
     assert pool.tolist() == [float(i) for i in data.pool_ids]

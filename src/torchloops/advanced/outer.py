@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchloops.advanced.describing import check_same
+from torchloops.data.fingerprint import check_same
 from torchloops.errors import ConfigurationError
 from torchloops.loops.loop import Loop
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchloops.datamodule import DataModule
+from torchloops.data.datamodule import DataModule
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.loops import Loop
 from torchloops.seeding import isolated_generators

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from torchloops.data.fingerprint import check_same, describe_loader
+from torchloops.data.source import draws_nothing
 from torchloops.errors import DataError, ResumeWarning
 from torchloops.seeding import derive_seed, random_state, restore_random_state
-from torchloops.trainer.description import check_same_data, describe_data
 from torchloops.trainer.generators import isolated
 from torchloops.trainer.loaders import number_of_batches
 from torchloops.trainer.position import (
@@ -28,7 +29,6 @@ from torchloops.trainer.position import (
     states_of,
 )
 from torchloops.trainer.resumable import obstacles
-from torchloops.trainer.seeded import draws_nothing
 
 __all__ = ["Batches"]
 
@@ -152,7 +152,7 @@ class Batches:
     def describe(self) -> dict[str, Any]:
         """What of the data must be the same for a run to go on, as plain data; computed once."""
         if self._described is None:
-            self._described = describe_data(self._source)
+            self._described = describe_loader(self._source)
         return self._described
 
     def check_same(self, saved: Mapping[str, Any]) -> None:
@@ -161,7 +161,7 @@ class Batches:
         Raises:
             CheckpointError: names what has changed.
         """
-        check_same_data(saved, self.describe(), self.name)
+        check_same(f"The {self.name}", saved, self.describe())
 
     def warn_if_not_resumable(self) -> None:
         """Warn of what would keep a cut run from going on exactly."""

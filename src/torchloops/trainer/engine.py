@@ -106,6 +106,13 @@ class Engine:
         if hasattr(module, "_fabric"):  # a LightningModule that Fabric took for its own
             module._fabric = None  # type: ignore[assignment]
 
+    def place_module(self) -> None:
+        """Move to the device what a hook has added to the module since it was set up."""
+        module = self._module
+        if module is not None and any(tensor.device != self.device for tensor in module.parameters()):
+            self.fabric._precision.convert_module(module)
+            self.fabric.to_device(module)
+
     def release_module(self) -> None:
         """Forget the module; it stays on its device."""
         self._module = self._wrapped = None

@@ -32,6 +32,7 @@ from torchloops.trainer.checkpoint import (
     say_if_done,
 )
 from torchloops.trainer.checkpoint_file import previous_path, read_checkpoint, read_newest
+from torchloops.trainer.optimizers import ReturnedOptimizers
 from torchloops.trainer.run import Run
 from torchloops.trainer.runs import Runs
 
@@ -50,6 +51,7 @@ class Lifecycle(Runs):
     continues_a_run: bool = False
     arguments_to_change: dict[str, Any] = {}  # noqa: RUF012  replaced, never changed
     arguments: dict[str, Any]
+    returned_optimizers: ReturnedOptimizers
     limit_batches: dict[str, int | float | None]
     num_sanity_val_steps: int
     deterministic: bool | str
@@ -121,6 +123,7 @@ class Lifecycle(Runs):
         """A new run for a fit; validate, test and predict go on with the last one."""
         self.run.state.fn = name
         if name == "fit":
+            self.returned_optimizers = ReturnedOptimizers()
             self._callback_copies = CallbackCopies(self._configured_callbacks)
             directory = self.engine.broadcast(find_directory(self.default_root_dir))
             loggers = default_loggers(self._logger, directory)

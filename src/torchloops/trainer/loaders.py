@@ -1,4 +1,4 @@
-"""Data loaders as users give them: checked, counted, copied."""
+"""Data loaders as users give them: checked and counted."""
 
 from __future__ import annotations
 
@@ -10,20 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from torchloops.errors import ConfigurationError, DataError
 
-__all__ = ["as_loaders", "copy_loader", "number_of_batches"]
-
-
-def copy_loader(loader: DataLoader[Any], dataset: Any, **changes: Any) -> DataLoader[Any]:
-    """A loader over ``dataset`` that collates, loads and pins as ``loader`` does.
-
-    Args:
-        changes: arguments of ``DataLoader`` that are not to be those of ``loader``; say here how it samples.
-    """
-    names = (
-        "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
-        "prefetch_factor",
-    )  # fmt: skip
-    return DataLoader(dataset, **{**{name: getattr(loader, name) for name in names}, **changes})
+__all__ = ["as_loaders", "number_of_batches"]
 
 
 def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
@@ -54,12 +41,12 @@ def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
 
 
 def as_loaders(given: Any) -> list[Any]:
-    """A list of loaders from one loader, a list or dict of them, or None; a data set is refused.
+    """A list of loaders from one loader, a list or dict of them, or None (or an empty one); a data set is refused.
 
     Raises:
         DataError: not iterable, or a data set instead of a loader.
     """
-    if given is None:
+    if given is None or (isinstance(given, list | tuple | Mapping) and not given):
         return []
     if isinstance(given, Mapping):
         loaders = list(given.values())

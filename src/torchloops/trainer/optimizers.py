@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from torchloops.errors import ConfigurationError, did_you_mean
 
-__all__ = ["Optimization", "SchedulerConfig", "parse_optimizers"]
+__all__ = ["Optimization", "ReturnedOptimizers", "SchedulerConfig", "parse_optimizers"]
 
 _KEYS = {"optimizer", "lr_scheduler", "frequency", "monitor"}
 
@@ -79,6 +81,41 @@ class Optimization:
             metric = config.metric(metrics()) if config.reduce_on_plateau else None
             if metric is not None or not config.reduce_on_plateau:
                 step(config.scheduler, metric)
+
+
+class ReturnedOptimizers:
+    """Optimizers and schedulers that were made outside of ``configure_optimizers`` and are returned by it again.
+
+    Each run of a fit begins with fresh ones, so those that are returned again are put back to how they came first.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], Any]] = {}
+
+    def start_afresh(self, optimization: Optimization) -> None:
+        """Note what is new, and put back what was returned before.
+
+        Raises:
+            ConfigurationError: something has no state that can be put back.
+        """
+        for part in (*optimization.optimizers, *(config.scheduler for config in optimization.schedulers)):
+            reference, state = self._known.get(id(part), (None, None))
+            if reference is None or reference() is not part:
+                self._known[id(part)] = weakref.ref(part), _state_of(part)
+                continue
+            if state is None:
+                raise ConfigurationError(
+                    f"configure_optimizers returns the same {type(part).__name__} again, which has no state_dict and "
+                    "load_state_dict, so what an earlier run left in it would stay. Make it inside "
+                    "configure_optimizers."
+                )
+            part.load_state_dict(copy.deepcopy(state))
+
+
+def _state_of(part: Any) -> Any:
+    if not (callable(getattr(part, "state_dict", None)) and callable(getattr(part, "load_state_dict", None))):
+        return None
+    return copy.deepcopy(part.state_dict())
 
 
 def parse_optimizers(configured: Any) -> Optimization:

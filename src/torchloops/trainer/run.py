@@ -247,6 +247,7 @@ class Run:
         if self._optimization is None:
             configure = getattr(self.trainer.module, "configure_optimizers", None)
             self._optimization = parse_optimizers(configure() if configure is not None else None)
+            self.trainer.returned_optimizers.start_afresh(self._optimization)
             self._stepping = self.trainer.engine.setup_optimizers(self._optimization.optimizers)
             self.count_steps_by_hooks()
         return self._optimization

@@ -51,7 +51,9 @@ class Runs(TrainerView):
         return Snapshot(self.module)
 
     @contextmanager
-    def isolated(self, name: str, start: Snapshot | None = None, seed: int | None = None) -> Iterator[Run]:
+    def isolated(
+        self, name: str, start: Snapshot | None = None, seed: int | None = None, data: Any = None
+    ) -> Iterator[Run]:
         """A context in which loops run as if on a Trainer of their own.
 
             start = self.trainer.snapshot()
@@ -70,6 +72,7 @@ class Runs(TrainerView):
             name: the run's folder and metric prefix, for instance ``"fold_0"``.
             start: put the module back to this first; None: keep its weights.
             seed: seed the random generators inside, and restore them after; None: let them go on.
+            data: a data module that all data come from, in place before the first hook; None: the data of the fit.
         """
         self._check_is_fitting("isolated")
         outer = self.run
@@ -99,9 +102,15 @@ class Runs(TrainerView):
             self.outer_runs.append(outer)
             self._switch_run(run)
             run.enter_stage("train")
+            if data is not None:
+                stack.enter_context(self.using_data(data))
             stack.callback(self._close_run, run)
             try:
-                self._call_callbacks("setup", "fit")
+                parameters = dict(self.module.named_parameters())
+                self.call_hook("setup", "fit")
+                self.engine.place_module()
+                if start is not None and saved is None:
+                    start.refill(self.module, parameters)
                 if saved is not None:
                     self._resume(run, saved)
                 self.call_hook("on_fit_start")
@@ -229,7 +238,7 @@ class Runs(TrainerView):
             for stage in self.sources.ready_stages:
                 self._call_setup_hooks("teardown", stage)
         else:
-            self._call_callbacks("teardown", "fit")
+            self.call_hook("teardown", "fit")
         for logger in run.loggers:
             logger.finalize(run.status)
         run.close()

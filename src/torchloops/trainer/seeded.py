@@ -10,12 +10,12 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate, get_worker_info
+from torch.utils.data import get_worker_info
 
 from torchloops.seeding import derive_seed
 from torchloops.trainer.generators import GENERATORS, generator_states, restore_generator_states
 
-__all__ = ["Key", "SeededDataset", "as_it_is", "draws_nothing"]
+__all__ = ["Key", "SeededDataset", "as_it_is"]
 
 _ALL = range(len(GENERATORS))
 
@@ -180,18 +180,3 @@ def _name(index: Any) -> int | str:
 def as_it_is(batch: Any) -> Any:
     """The batch: a `SeededDataset` has collated it."""
     return batch
-
-
-def draws_nothing(dataset: Any, collate: Any = default_collate) -> bool:
-    """Whether a data set and its collate function are known to draw no random numbers.
-
-    Known are data sets of tensors, parts and chains of them with ``default_collate``, and whatever has an attribute
-    ``draws_random_numbers`` that is False.
-    """
-    if collate is not default_collate and getattr(collate, "draws_random_numbers", True):
-        return False
-    if type(dataset) is Subset:
-        return draws_nothing(dataset.dataset)
-    if type(dataset) is ConcatDataset:
-        return all(draws_nothing(part) for part in dataset.datasets)
-    return type(dataset) is TensorDataset or getattr(dataset, "draws_random_numbers", True) is False

@@ -2,53 +2,103 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
+
+from torchloops.data.fingerprint import fingerprint
+from torchloops.errors import ConfigurationError
+from torchloops.trainer.attributes import Attributes
 
 __all__ = ["Snapshot"]
 
 
 class Snapshot:
-    """Weights, buffers, ``requires_grad`` flags and train/eval modes of a module, copied to the CPU.
+    """Everything a module is, copied to the CPU: weights, buffers, ``requires_grad`` flags, train and eval modes, and
+    the Python attributes of all its parts.
+
+    Optimizers that a module keeps are no part of it: `Run` puts those back that ``configure_optimizers`` returns again.
 
     Args:
         module: the module to copy from.
 
     Attributes:
         hash: first 16 hexadecimal digits of SHA-256 over the weights and buffers, to compare runs by.
+
+    Raises:
+        ConfigurationError: it has lazy parameters, which are not initialised before the first batch.
     """
 
     def __init__(self, module: nn.Module) -> None:
+        lazy = [name for name, value in _tensors(module) if is_lazy(value)]
+        if lazy:
+            raise ConfigurationError(
+                f"{type(module).__name__} has lazy parts ({lazy[0]} and {len(lazy) - 1} more), whose weights are drawn "
+                "at the first batch, so there is nothing to start from. Show it a batch before the fit: "
+                "module(inputs), with inputs of the right shape."
+            )
         self.weights = {name: value.detach().cpu().clone() for name, value in _tensors(module)}
         self.requires_grad = {name: p.requires_grad for name, p in module.named_parameters()}
         self.modes = {name: part.training for name, part in module.named_modules()}
+        self.attributes: Attributes | None = Attributes(module)
 
     @property
     def hash(self) -> str:
-        digest = hashlib.sha256()
-        for name, value in sorted(self.weights.items()):
-            digest.update(name.encode())
-            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.weights)
 
     def restore(self, module: nn.Module) -> None:
-        """Put the module back; optimizers that hold its parameters keep pointing at them."""
+        """Put the module back; optimizers that hold its parameters keep pointing at them.
+
+        Raises:
+            ConfigurationError: the module has other parameters now.
+        """
+        _drop_new_buffers(module, set(self.weights))
         with torch.no_grad():
             for name, value in _tensors(module):
-                value.copy_(self.weights[name])
+                saved = self.weights.get(name)
+                if saved is None or (saved.shape != value.shape and name in self.requires_grad):
+                    raise ConfigurationError(
+                        f"{type(module).__name__} has another parameter {name!r} than when the run began, so it cannot "
+                        "be put back. Build all layers in __init__ or configure_model."
+                    )
+                if saved.shape != value.shape:
+                    value.data = value.new_empty(saved.shape)
+                value.copy_(saved)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(self.requires_grad[name])
             parameter.grad = None
         for name, part in module.named_modules():
-            part.training = self.modes[name]
+            part.training = self.modes.get(name, part.training)
+        if self.attributes is not None:
+            self.attributes.restore(module)
+
+    def refill(self, module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+        """Give the weights of the start to parameters that took the place of others.
+
+        Args:
+            module: as it is now.
+            parameters: the module's before, by name.
+        """
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                saved = self.weights.get(name)
+                if parameter is not parameters.get(name) and saved is not None and saved.shape == parameter.shape:
+                    parameter.copy_(saved)
+
+    def complete(self, module: nn.Module) -> None:
+        """Take over the attributes of ``module``, built again as it was; checkpoints and pickles do not hold them."""
+        if self.attributes is None:
+            self.attributes = Attributes(module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The snapshot as plain data."""
+        """The snapshot as plain data, without attributes."""
         return {"weights": self.weights, "requires_grad": self.requires_grad, "modes": self.modes}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "attributes": None}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Snapshot:
@@ -56,9 +106,18 @@ class Snapshot:
         snapshot = cls.__new__(cls)
         snapshot.weights, snapshot.requires_grad = state["weights"], state["requires_grad"]
         snapshot.modes = state["modes"]
+        snapshot.attributes = None
         return snapshot
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_parameters()
     yield from module.named_buffers()
+
+
+def _drop_new_buffers(module: nn.Module, known: set[str]) -> None:
+    """Take away buffers that were registered since."""
+    for prefix, part in module.named_modules():
+        for name in [name for name in part._buffers if part._buffers[name] is not None]:
+            if f"{prefix}.{name}".removeprefix(".") not in known:
+                delattr(part, name)

@@ -15,6 +15,7 @@ from torchloops.trainer.checkpoint_file import write_checkpoint
 from torchloops.trainer.engine import Engine
 from torchloops.trainer.keeper import Keeper, SavingInterval
 from torchloops.trainer.lifecycle import Lifecycle
+from torchloops.trainer.optimizers import ReturnedOptimizers
 from torchloops.trainer.run import Run
 from torchloops.trainer.sources import DataSources
 from torchloops.trainer.state import TrainerState
@@ -136,6 +137,7 @@ class Trainer(Lifecycle):
         self._logger = False if fast else logger
         self._module = None
         self.sources = DataSources(overfit_batches)
+        self.returned_optimizers = ReturnedOptimizers()
         self.outer_runs: list[Run] = []
         self.keeper = Keeper(self, SavingInterval.parse(checkpoint_every), enable_checkpointing and not fast)
         self._active: str | None = None

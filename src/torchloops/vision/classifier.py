@@ -20,7 +20,7 @@ from torchloops.vision.optimizers import (
     build_scheduler,
     check_optimizer,
 )
-from torchloops.vision.output import Output, Probabilities
+from torchloops.vision.output import Labels, Logits, Output, Probabilities
 from torchloops.vision.predicting import input_batches, join_logits, list_inputs
 from torchloops.vision.preprocessing import Preprocessing
 from torchloops.vision.training_data import check_normalisation, image_settings
@@ -116,6 +116,14 @@ class ImageClassifier(LoopModule):
             if reason is None:
                 raise
             raise ConfigurationError(reason) from error
+
+    @property
+    def output_kind(self) -> str | None:
+        """What `predict_step` answers with, or `forward` where that shows names; None: a ``predict_step`` or ``output``
+        of yours."""
+        if type(self).predict_step is not ImageClassifier.predict_step:
+            return None
+        return {Probabilities: "probabilities", Logits: "logits", Labels: "logits"}.get(type(self.output))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._step(batch, "train")

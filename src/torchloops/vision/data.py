@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from torchloops.datamodule import DataModule
+from torchloops.data.datamodule import DataModule
 from torchloops.errors import ConfigurationError
 from torchloops.vision.collate import ImageCollator
 from torchloops.vision.datasets import ImageFiles, ImageView

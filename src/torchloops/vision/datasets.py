@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
+from torchloops.data.labels import Labels, plain_label
 from torchloops.errors import DataError
 from torchloops.vision.reading import as_image_tensor, read_image
 
@@ -20,6 +21,8 @@ class ImageFiles(Dataset):
     ``files[i]`` is ``(image, target)``: a uint8 tensor ``(3, height, width)`` and an int; without targets it
     is the image alone.
     """
+
+    targets_are_checked = True
 
     def __init__(self, paths: Sequence[Path], targets: Sequence[int] | None = None) -> None:
         self.paths = list(paths)
@@ -149,38 +152,16 @@ def split_item(item: Any) -> tuple[Any, Any]:
 def find_targets(dataset: Any) -> list[int]:
     """Return the class index of every sample; images are decoded only where there is no other way.
 
-    Looks at ``targets`` or ``labels``, the second tensor of a TensorDataset, ``samples``, and through Subset
-    and ConcatDataset; at last reads every item once.
-
     Raises:
         DataError: an item has no target, or one that is no whole number.
     """
-    if isinstance(dataset, Subset):
-        targets = find_targets(dataset.dataset)
-        return [targets[index] for index in dataset.indices]
-    if isinstance(dataset, ConcatDataset):
-        return [target for part in dataset.datasets for target in find_targets(part)]
-    known = known_targets(dataset)
-    return _as_integers(split_item(dataset[index])[1] for index in range(len(dataset))) if known is None else known
+    return _as_integers(plain_label(value) for value in Labels(dataset).all())
 
 
 def known_targets(dataset: Any) -> list[int] | None:
-    """Return the class index of every sample where the data set knows them, else None; decodes nothing."""
-    values = _known_values(dataset)
-    return None if values is None else _as_integers(values)
-
-
-def _known_values(dataset: Any) -> Iterable[Any] | None:
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
-        return dataset.tensors[1].tolist()
-    for name in ("targets", "labels", "_labels"):
-        values = getattr(dataset, name, None)
-        if values is not None and not callable(values) and len(values) == len(dataset):
-            return values.tolist() if hasattr(values, "tolist") else values
-    samples = getattr(dataset, "samples", None)
-    if samples is not None and len(samples) == len(dataset):
-        return [split_item(sample)[1] for sample in samples]
-    return None
+    """Return the class index of every sample where they are known without decoding all images, else None."""
+    values = Labels(dataset).at_hand
+    return None if values is None else _as_integers(plain_label(value) for value in values)
 
 
 def _as_integers(targets: Iterable[Any]) -> list[int]:

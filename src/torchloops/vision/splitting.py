@@ -1,9 +1,11 @@
 """A validation split that keeps the share of every class and depends on the seed only."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
+from torchloops.data.draws import draw_samples
 from torchloops.errors import ConfigurationError, DataError
 
 __all__ = ["stratified_split"]
@@ -27,18 +29,15 @@ def stratified_split(targets: Sequence[int], fraction: float, seed: int) -> tupl
     """
     if not 0 < fraction < 1:
         raise ConfigurationError(f"val_split must be above 0 and below 1, got {fraction}.")
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.as_tensor(list(targets), dtype=torch.long)
-    validation: list[int] = []
-    for target in sorted(set(values.tolist())):
-        members = (values == target).nonzero().flatten()
-        if len(members) < 2:
+    values = [int(target) for target in targets]
+    for target, members in sorted(Counter(values).items()):
+        if members < 2:
             raise DataError(
-                f"val_split needs two samples or more of every class, but class {target} has {len(members)}. "
+                f"val_split needs two samples or more of every class, but class {target} has {members}. "
                 "Add samples, or give a validation set of its own."
             )
-        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        order = torch.randperm(len(members), generator=generator)
-        validation.extend(members[order[:count]].tolist())
+    generator = torch.Generator().manual_seed(seed)
+    count = max(round(fraction * len(values)), len(set(values)))
+    validation = draw_samples(range(len(values)), count, generator, values, leave_one=True)
     held_out = set(validation)
-    return [index for index in range(len(values)) if index not in held_out], sorted(validation)
+    return [index for index in range(len(values)) if index not in held_out], validation

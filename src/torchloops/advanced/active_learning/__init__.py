@@ -3,7 +3,6 @@
 from torchloops.advanced.active_learning.baal_heuristics import BaalHeuristic, resolve_heuristic
 from torchloops.advanced.active_learning.datamodule import (
     ActiveLearningDataModule,
-    AugmentedPoolWarning,
     SmallLabelledSetWarning,
 )
 from torchloops.advanced.active_learning.heuristics import (
@@ -25,7 +24,6 @@ __all__ = [
     "BALD",
     "ActiveLearningDataModule",
     "ActiveLearningLoop",
-    "AugmentedPoolWarning",
     "BaalHeuristic",
     "Certainty",
     "Entropy",

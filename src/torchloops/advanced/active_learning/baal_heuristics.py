@@ -97,6 +97,7 @@ class BaalHeuristic(Heuristic):
         self.heuristic = heuristic
         self.kind = _kind_of(heuristic)
         self.needs_draws = bool(_NEED_DRAWS & _baal_bases(_innermost(heuristic)))
+        self.scores_numbers = self.kind == "other" or "Variance" in _baal_bases(_innermost(heuristic))
         self.streams = type(heuristic).__name__ in _ELEMENTWISE and _is_baal(type(heuristic))
 
     @property

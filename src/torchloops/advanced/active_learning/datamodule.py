@@ -4,49 +4,60 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
 from typing import Any
 
+from torch.utils.data import Subset
+
 from torchloops.advanced.active_learning.baal_heuristics import resolve_heuristic
+from torchloops.advanced.active_learning.given import WithLabels, given_labels, of_baal
 from torchloops.advanced.active_learning.heuristics import Heuristic
 from torchloops.advanced.active_learning.labelled_map import LabelledMap
 from torchloops.advanced.active_learning.scoring import PoolScores
 from torchloops.advanced.active_learning.seeds import generator_for
-from torchloops.advanced.active_learning.sources import Source, is_random, source_of
-from torchloops.advanced.active_learning.splits import draw_samples
-from torchloops.advanced.active_learning.truth import MaskedTruth
-from torchloops.advanced.describing import check_same, describe, fingerprint
-from torchloops.datamodule import DataModule
+from torchloops.data.draws import draw_samples
+from torchloops.data.fingerprint import check_same, describe, fingerprint
+from torchloops.data.labels import (
+    LabelForm,
+    Labels,
+    as_array,
+    class_names,
+    number_of_classes,
+    read_form,
+)
+from torchloops.data.proxy import DataModuleProxy
+from torchloops.data.source import Source, source_of
 from torchloops.errors import ConfigurationError, DataError
-from torchloops.hooks import is_overridden
 
-__all__ = ["ActiveLearningDataModule", "AugmentedPoolWarning", "SmallLabelledSetWarning"]
+__all__ = ["ActiveLearningDataModule", "SmallLabelledSetWarning"]
 
 
 class SmallLabelledSetWarning(UserWarning):
     """The validation split is larger than the labelled set: labels are spent on watching, not on learning."""
 
 
-class AugmentedPoolWarning(UserWarning):
-    """The pool is read through random transforms, so scores depend on chance."""
-
-
-class ActiveLearningDataModule(DataModule):
+class ActiveLearningDataModule(DataModuleProxy):
     """Hide the labels of a labelled data set, and give them out sample by sample.
 
     The training data falls into three parts that never overlap: a **validation split**, fixed at the start;
     the **labelled set**, which trains with training transforms; and the **pool**, which is scored with
     evaluation transforms. Samples are known by their id, the position in the training data set.
 
-    Labels of the pool are not read before they are asked for, with one exception: stratified draws (of the
+    Labels of the pool are not asked for before a query names them, with one exception: stratified draws (of the
     initial labels and the validation split) look at the labels of all samples once; ``stratify=False`` does
-    without. Where a data set has no ``targets``, that look reads every item.
+    without. Where nothing holds them beside the samples, that look reads every sample.
+
+    Batch size, workers, the order and the sampler's settings are those of the original loader; of a
+    SubsetRandomSampler only the samples that it names are labelled and asked for.
 
     Args:
         labelled: a data module with training data (its test and prediction data are used too, and its
-            validation data where ``val_split`` is None), or a map-style data set of ``(input, label)``.
+            validation data where ``val_split`` is None), a map-style data set of ``(input, label)``, or baal's
+            ``ActiveLearningDataset``, whose labelled samples are then the first.
         heuristic: what to ask first: a name ("bald", "entropy", "margin", "certainty", "variance",
             "mean_std", "random"; "batch_bald", "power_bald", "power_entropy" need baal), a `Heuristic`, or
             any heuristic object of baal. Default: BALD.
@@ -60,10 +71,20 @@ class ActiveLearningDataModule(DataModule):
         batch_size: of training and validation. Default: the labelled module's; 32 for a data set.
         num_workers: processes that load samples. Default: the labelled module's; 0 for a data set.
         pool_batch_size: of scoring, which keeps no gradients. Default: ``batch_size``, 32 or more.
-        pool_dataset: the training samples in the same order with evaluation transforms. Default: the labelled
+        eval_dataset: the training samples in the same order with evaluation transforms. Default: the labelled
             module's ``train_dataset_eval``; else the training data as it is, with a warning if it is random.
+        eval_collate_fn: joins samples to batches that are scored. Default: as in training, unless that is random.
         test_dataset: test data, where ``labelled`` is a data set.
-        stratify: whether draws keep the classes' shares.
+        shuffle: whether training batches come in a random order. Default: as the original loader; True for a data set.
+        stratify: whether draws keep the classes' shares. Default: where each sample has one class.
+        targets: labels of all samples, where samples do not hold them: in order, the name of a column or attribute of
+            the data set, or a function of it. Labelled samples then train as ``(input, label)``.
+        target_key: key or position of the label in a sample. Default: the second entry of a tuple, or the one key of
+            a dict among ``label``, ``labels``, ``target``, ``targets``, ``y``.
+        classes: names of the classes in the order of the model's outputs. Default: ``classes`` of the labelled module
+            or data set.
+        labelled_ids: ids of samples that are labelled at the start, and after `reset`; or a dict from id to label,
+            for samples without labels of their own.
 
     Raises:
         ConfigurationError: values that do not fit together.
@@ -93,12 +114,19 @@ class ActiveLearningDataModule(DataModule):
         *,
         num_workers: int | None = None,
         pool_batch_size: int | None = None,
-        pool_dataset: Any = None,
+        eval_dataset: Any = None,
+        eval_collate_fn: Callable[[Any], Any] | None = None,
         test_dataset: Any = None,
-        stratify: bool = True,
+        shuffle: bool | None = None,
+        stratify: bool | None = None,
+        targets: Any = None,
+        target_key: str | int | None = None,
+        classes: Sequence[str] | None = None,
+        labelled_ids: Sequence[int] | Mapping[int, Any] | None = None,
     ) -> None:
-        super().__init__()
         _check_counts(initial_num_labels, query_size, val_split)
+        labelled, labelled_ids = of_baal(labelled, labelled_ids, eval_dataset)
+        super().__init__(labelled if hasattr(labelled, "train_dataloader") else None)
         self.labelled = labelled
         self.heuristic: Heuristic = resolve_heuristic(heuristic, query_size)
         self.initial_num_labels = initial_num_labels
@@ -108,45 +136,109 @@ class ActiveLearningDataModule(DataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.pool_batch_size = pool_batch_size
-        self.pool_dataset = pool_dataset
+        self.eval_dataset = eval_dataset
+        self.eval_collate_fn = eval_collate_fn
         self.test_dataset = test_dataset
+        self.shuffle = shuffle
         self.stratify = stratify
+        self.target_key = target_key
         self.round = 0
-        self._stages: set[str] = set()
+        self._targets = targets
+        self._classes = classes
+        self._given = None if labelled_ids is None else given_labels(labelled_ids)
         self._warned = False
 
     # what there is
 
+    @property
+    def source_settings(self) -> dict[str, Any]:
+        """What is not taken from the original loader, by argument of `source_of`."""
+        names = ("batch_size", "num_workers", "shuffle", "eval_dataset", "eval_collate_fn", "target_key")
+        return {name: getattr(self, name) for name in names}
+
     @cached_property
     def source(self) -> Source:
         """Training samples in two views, and batch settings; sets up the labelled module when first asked."""
-        self._set_up_labelled("fit")
-        source = source_of(self.labelled, self.batch_size, self.num_workers, self.pool_dataset)
-        if not source.has_eval_view and is_random(source.pool):
-            warnings.warn(
-                "The pool is read through random transforms: reading one sample twice gave two inputs. Give "
-                "pool_dataset=..., the same samples in the same order with evaluation transforms.",
-                AugmentedPoolWarning,
-                stacklevel=2,
-            )
+        self.set_up("fit")
+        data = self.labelled
+        if isinstance(data, list | tuple):  # samples; of a Subset nobody takes them for batches
+            data = Subset(data, range(len(data)))  # type: ignore[arg-type]
+        source = source_of(data, "Active learning", **self.source_settings)
+        source.warn_if_random()
         return source
 
     @cached_property
-    def truth(self) -> MaskedTruth:
+    def truth(self) -> Labels:
         """Who knows the labels: ``truth(sample_ids)``."""
-        targets = getattr(self.labelled, "targets", None) if hasattr(self.labelled, "train_dataloader") else None
-        return MaskedTruth(self.source.train, targets)
+        hint = None if self.datamodule is None else getattr(self.labelled, "targets", None)
+        return Labels(
+            self.source.evaluate,
+            target_key=self.target_key,
+            given=self._targets,
+            hints=[hint],
+            classes=class_names(self._classes, self.datamodule, self.source.train),
+        )
 
     @cached_property
     def labelled_map(self) -> LabelledMap:
         """Which samples are labelled, since when and why."""
-        validation = self._draw_validation()
-        labelled = LabelledMap(len(self.source.train), validation)
+        outside = set(range(len(self.source.train))) - set(self.source.sample_ids)
+        given = self._given or {}
+        validation = self._draw_validation(given)
+        labelled = LabelledMap(len(self.source.train), [*outside, *validation])
+        if given:
+            labels = self._labels_of_given(given)
+            labelled.label(list(given), round=-1, source="given", labels=labels)
         if self.initial_num_labels:
             chosen = self._draw(labelled.pool_ids, self.initial_num_labels, "initial_num_labels")
             labelled.label(chosen, round=-1, source="initial", labels=self.truth(chosen))
         self._warn_if_small(len(validation), labelled.n_labelled)
         return labelled
+
+    def _labels_of_given(self, given: dict[int, Any]) -> list[Any]:
+        return list(given.values()) if self._given_by_value else self.truth(list(given))
+
+    @property
+    def _given_by_value(self) -> bool:
+        return any(label is not None for label in (self._given or {}).values())
+
+    @cached_property
+    def label_form(self) -> LabelForm | None:
+        """What labels are, as far as it may be known: of all samples where draws look at all, else of those labelled.
+
+        None where no label is known yet.
+        """
+        if self.stratify is not False and (self.initial_num_labels or self.val_split):
+            with suppress(DataError):
+                return self.truth.form
+        known = [record.label for record in self.labelled_map.records if record.label is not None]
+        if not known:
+            return None
+        form = read_form(as_array(known))
+        return form if form.shape else replace(form, n_classes=None)  # there may be more classes
+
+    @cached_property
+    def _looks_at_all(self) -> bool:
+        """Whether draws look at the labels of all samples."""
+        if self.stratify is not None:
+            return self.stratify
+        try:
+            return bool(self.initial_num_labels or self.val_split) and self.truth.form.is_classes
+        except DataError:
+            if self._given is None:
+                raise
+            return False
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the data knows the labels of the pool, so that a query can be answered."""
+        if not self.n_pool or self._targets is not None or not self._given_by_value:
+            return True
+        try:
+            self.truth(self.pool_ids[:1])
+        except DataError:
+            return False
+        return True
 
     @property
     def labelled_ids(self) -> list[int]:
@@ -161,7 +253,7 @@ class ActiveLearningDataModule(DataModule):
     @property
     def val_ids(self) -> list[int]:
         """Ids of the validation split, ascending."""
-        return sorted(self.labelled_map.excluded)
+        return sorted(self.labelled_map.excluded & set(self.source.sample_ids))
 
     @property
     def n_labelled(self) -> int:
@@ -176,20 +268,19 @@ class ActiveLearningDataModule(DataModule):
     @cached_property
     def num_classes(self) -> int:
         """Number of classes: the labelled module's, or one more than the largest label."""
-        self._set_up_labelled("fit")
-        for owner in (self.labelled, self.source.train):
-            known = getattr(owner, "num_classes", None) or len(getattr(owner, "classes", None) or ())
-            if known:
-                return int(known)
-        return max(self.truth.all_classes(range(len(self.source.train)), "num_classes")) + 1
+        self.set_up("fit")
+        return number_of_classes(self.truth, self.datamodule, self.source.train)
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes; "0", "1", ... where the data has none."""
-        for owner in (self.labelled, self.source.train):
-            if names := getattr(owner, "classes", None):
-                return [str(name) for name in names]
-        return [str(index) for index in range(self.num_classes)]
+        return self.truth.classes or [str(index) for index in range(self.num_classes)]
+
+    def part_of(self, value: Any) -> Any:
+        source = self.__dict__.get("source")
+        if source is None or value is not source.train or "labelled_map" not in self.__dict__:
+            return value
+        return Subset(value, sorted(self.labelled_ids))
 
     # what a query does
 
@@ -226,64 +317,70 @@ class ActiveLearningDataModule(DataModule):
     def with_data(self, labelled: Any) -> ActiveLearningDataModule:
         """The same study over other data: nothing is asked yet, and the first labels are drawn anew.
 
-        Cross-validation makes one a fold. The pool's view, the test data and batch settings are those of
-        ``labelled``, which must be a data module.
+        Cross-validation makes one a fold. The evaluation view, the test data and batch settings are those of
+        ``labelled``, a data module whose ``train_ids`` say which of the samples it has.
         """
         study = copy.copy(self)
-        for name in ("source", "truth", "labelled_map", "num_classes", "description"):
+        for name in _CACHED:
             study.__dict__.pop(name, None)
-        study.labelled, study.pool_dataset, study.test_dataset = labelled, None, None
-        study.round, study._stages, study._warned = 0, set(), False
+        DataModuleProxy.__init__(study, labelled)
+        study.labelled, study.eval_dataset, study.eval_collate_fn, study.test_dataset = labelled, None, None, None
+        study.round, study._warned = 0, False
+        position = {sample_id: index for index, sample_id in enumerate(labelled.train_ids)}
+        if self._given is not None:
+            study._given = {position[i]: label for i, label in self._given.items() if i in position}
+        if self._targets is not None:
+            study._targets = self.truth.all()[labelled.train_ids]
         return study
 
     # loaders
 
-    def prepare_data(self) -> None:
-        if hasattr(self.labelled, "prepare_data"):
-            self.labelled.prepare_data()
-
     def setup(self, stage: str) -> None:
-        self._set_up_labelled(stage)
         if stage == "fit":
+            self.set_up(stage)
             _ = self.labelled_map  # draws are made, and complained about, before anything is trained
 
     def train_dataloader(self) -> Any:
         """The labelled samples with training transforms, in an order set by the seed and the round."""
         if not self.n_labelled:
             return None
-        return self.source.loader(sorted(self.labelled_ids), generator_for(self.seed, "train", self.round))
+        generator = generator_for(self.seed, "train", self.round)
+        return self._training_source.training_loader(sorted(self.labelled_ids), generator)
+
+    @property
+    def _training_source(self) -> Source:
+        """The source of labelled samples, which get their labels where samples do not hold them."""
+        if self._targets is None and not self._given_by_value:
+            return self.source
+        labels = {record.sample_id: record.label for record in self.labelled_map.records}
+        return replace(self.source, train=WithLabels(self.source.train, labels, self.target_key))
 
     def val_dataloader(self) -> Any:
         """The validation split with evaluation transforms, or the labelled module's validation data."""
-        if self.val_split is None:
-            return self._labelled_loader("fit", "val_dataloader")
-        return self.source.loader(self.val_ids)
+        return self.own_loader("val") if self.val_split is None else self.source.evaluation_loader(self.val_ids)
 
     def test_dataloader(self) -> Any:
         """The labelled module's test data, or ``test_dataset``."""
-        if self.test_dataset is None:
-            return self._labelled_loader("test", "test_dataloader")
-        from torch.utils.data import DataLoader
-
-        return DataLoader(self.test_dataset, batch_size=self.source.batch_size, collate_fn=self.source.collate_fn)
+        return self.own_loader("test") if self.test_dataset is None else self.source.test_loader(self.test_dataset)
 
     def predict_dataloader(self) -> Any:
         """The labelled module's prediction data; where it has none, the inputs of the pool in order of ids."""
-        own = self._labelled_loader("predict", "predict_dataloader")
-        return own if own is not None else self.source.pool_loader(self.pool_ids, self._pool_batch, with_ids=False)
+        own = self.own_loader("predict")
+        return own if own is not None else self.source.input_loader(self.pool_ids, self._pool_batch)
 
     def pool_dataloader(self) -> Any:
-        """Batches ``(sample_ids, inputs)`` of the pool, with evaluation transforms and without labels."""
-        return self.source.pool_loader(self.pool_ids, self._pool_batch)
+        """Batches ``(sample_ids, batch)`` of the pool, with evaluation transforms, as the module gets them."""
+        return self.source.loader_with_ids(self.pool_ids, self._pool_batch)
 
     @property
     def _pool_batch(self) -> int:
         return self.pool_batch_size or max(self.source.batch_size, 32)
 
     def teardown(self, stage: str) -> None:
-        if hasattr(self.labelled, "teardown"):
-            self.labelled.teardown(stage)
-        self._stages.discard(stage)
+        super().teardown(stage)
+        if "fit" not in self._stages:
+            for name in ("source", "truth"):
+                self.__dict__.pop(name, None)
 
     # state
 
@@ -291,7 +388,11 @@ class ActiveLearningDataModule(DataModule):
     def settings(self) -> dict[str, Any]:
         """Settings that must be the same when a study is resumed, by name, as plain data."""
         names = ("seed", "initial_num_labels", "query_size", "val_split", "stratify")
-        batches = {"batch_size": self.source.batch_size, "pool_batch_size": self._pool_batch}
+        source = self.source
+        batches = {
+            "batch_size": source.batch_size, "pool_batch_size": self._pool_batch, "drop_last": source.drop_last,
+            "shuffle": source.shuffle, "samples drawn an epoch": source.num_samples,
+        }  # fmt: skip
         return {name: getattr(self, name) for name in names} | {"heuristic": describe(self.heuristic)} | batches
 
     @cached_property
@@ -301,14 +402,14 @@ class ActiveLearningDataModule(DataModule):
         That is where draws are stratified, and no input is read for a label.
         """
         size = len(self.source.train)
-        known = self.stratify and not self.truth.reads_inputs
-        return {"number of samples": size, "labels (hash)": fingerprint(self.truth(range(size))) if known else None}
+        known = self.truth.at_hand if self._looks_at_all else None
+        return {"number of samples": size, "labels (hash)": None if known is None else fingerprint(known)}
 
     def state_dict(self) -> dict[str, Any]:
         """The labelled map and the round, with what they belong to, as plain data."""
         return {
             "labelled_map": self.labelled_map.state_dict(), "round": self.round,
-            "settings": self.settings, "data": self.description,
+            "settings": self.settings, "data": self.description, "datamodule": super().state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -320,6 +421,7 @@ class ActiveLearningDataModule(DataModule):
         settings = state_dict.get("settings", state_dict)  # format 1 had the seed beside the rest
         check_same("The study's data module", settings, self.settings)
         check_same("The training data of the study", state_dict.get("data", {}), self.description)
+        super().load_state_dict(state_dict.get("datamodule", {}))
         labelled = LabelledMap(len(self.source.train))
         labelled.load_state_dict(state_dict["labelled_map"])
         self._check_labels(labelled)
@@ -327,9 +429,7 @@ class ActiveLearningDataModule(DataModule):
         self.round = state_dict["round"]
 
     def _check_labels(self, labelled: LabelledMap) -> None:
-        """Refuse data whose labels are no longer those that were given, as far as that shows without reading inputs."""
-        if self.truth.reads_inputs:
-            return
+        """Refuse data whose labels are no longer those that were given."""
         records = [record for record in labelled.records if record.source in ("initial", "truth")]
         now = self.truth([record.sample_id for record in records])
         saved = {f"the label of sample {record.sample_id}": record.label for record in records}
@@ -337,17 +437,17 @@ class ActiveLearningDataModule(DataModule):
 
     # draws
 
-    def _draw_validation(self) -> list[int]:
+    def _draw_validation(self, given: Mapping[int, Any]) -> list[int]:
         if self.val_split is None:
             return []
-        if self._labelled_loader("fit", "val_dataloader") is not None:
+        if self.own_loader("val") is not None:
             raise ConfigurationError(
                 f"val_split={self.val_split} was given, but the labelled data module has validation data of "
                 "its own. Leave val_split out, or give a data module without validation data."
             )
-        size = len(self.source.train)
-        count = round(self.val_split * size) if self.val_split < 1 else int(self.val_split)
-        return self._draw(range(size), max(count, 1), "val_split", leave_one=True)
+        ids = [sample_id for sample_id in self.source.sample_ids if sample_id not in given]
+        count = round(self.val_split * len(ids)) if self.val_split < 1 else int(self.val_split)
+        return self._draw(ids, max(count, 1), "val_split", leave_one=True)
 
     def _draw(self, ids: Sequence[int], count: int, needed_for: str, leave_one: bool = False) -> list[int]:
         if count > len(ids) - leave_one:
@@ -355,7 +455,7 @@ class ActiveLearningDataModule(DataModule):
                 f"{needed_for} asks for {count} samples, but there are {len(ids)}"
                 + (" and one must be left to train with." if leave_one else " outside the validation split.")
             )
-        labels = self.truth.all_classes(ids, f"{needed_for} (stratified)") if self.stratify else None
+        labels = self.truth.class_indices(ids, f"{needed_for} (stratified)") if self._looks_at_all else None
         return draw_samples(ids, count, generator_for(self.seed, needed_for), labels, leave_one)
 
     def _warn_if_small(self, n_validation: int, n_labelled: int) -> None:
@@ -369,22 +469,8 @@ class ActiveLearningDataModule(DataModule):
                 stacklevel=2,
             )
 
-    # the labelled module
 
-    def _set_up_labelled(self, stage: str) -> None:
-        if stage in self._stages:
-            return
-        self._stages.add(stage)
-        if self.trainer is not None and hasattr(self.labelled, "trainer"):
-            self.labelled.trainer = self.trainer
-        if hasattr(self.labelled, "setup"):
-            self.labelled.setup(stage)
-
-    def _labelled_loader(self, stage: str, name: str) -> Any:
-        if not is_overridden(self.labelled, name):
-            return None
-        self._set_up_labelled(stage)
-        return getattr(self.labelled, name)()
+_CACHED = ("source", "truth", "labelled_map", "label_form", "num_classes", "description", "_looks_at_all")
 
 
 def _check_counts(initial_num_labels: int | None, query_size: int, val_split: float | int | None) -> None:

@@ -29,12 +29,14 @@ class Heuristic:
         needs_draws: the score measures how draws differ; a model that gives the same answer on every draw is
             an error.
         needs_predictions: False: the model is not asked at all.
+        scores_numbers: it can score numbers ``(n_samples, n_outputs, n_draws)`` of a regression too.
         streams: scores of a batch do not depend on the other samples, so the pool is scored batch by batch
             and predictions are never kept.
     """
 
     needs_draws = False
     needs_predictions = True
+    scores_numbers = False
     streams = True
     reversed = True  # baal's name for "a high score is asked first"
 
@@ -134,6 +136,7 @@ class Variance(Heuristic):
     """
 
     needs_draws = True
+    scores_numbers = True
 
     def compute_score(self, probabilities: Tensor) -> Tensor:
         return probabilities.var(-1, correction=0).mean(1)
@@ -148,6 +151,7 @@ class MeanStd(Heuristic):
     """
 
     needs_draws = True
+    scores_numbers = True
 
     def compute_score(self, probabilities: Tensor) -> Tensor:
         return probabilities.std(-1, correction=0).mean(1)

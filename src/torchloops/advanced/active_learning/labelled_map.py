@@ -22,8 +22,9 @@ class LabelRecord:
         rank: place within its query, 0 was asked first.
         source: who gave the label: "initial", "truth" or an annotator's name.
         score: value of the heuristic, high means ask first; None where nothing was scored.
-        prediction: class the model expected; None where it was not asked.
-        label: class that was given; None where the label is no class.
+        prediction: what the model expected, as labels are given; None where it was not asked.
+        label: the label that was given: a class index or name, a number, or a list of 0 and 1 (several labels) or of
+            numbers; None where it is not known.
         seconds: seconds the answer took.
     """
 
@@ -32,8 +33,8 @@ class LabelRecord:
     rank: int
     source: str
     score: float | None = None
-    prediction: int | None = None
-    label: int | None = None
+    prediction: Any = None
+    label: Any = None
     seconds: float = 0.0
 
 
@@ -123,8 +124,8 @@ class LabelledMap:
         round: int,
         source: str = "truth",
         scores: Sequence[float | None] | None = None,
-        predictions: Sequence[int | None] | None = None,
-        labels: Sequence[int | None] | None = None,
+        predictions: Sequence[Any] | None = None,
+        labels: Sequence[Any] | None = None,
         seconds: float = 0.0,
     ) -> None:
         """Move samples from the pool to the labelled set; either all of them or, on an error, none.

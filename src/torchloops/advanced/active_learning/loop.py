@@ -6,14 +6,18 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchloops.advanced.active_learning.datamodule import ActiveLearningDataModule
 from torchloops.advanced.active_learning.labelled_map import LabelRecord, records_from_state, records_to_state
 from torchloops.advanced.active_learning.querying import PoolQuery, Query
 from torchloops.advanced.active_learning.records import new_round, note_query, queries_table, rounds_table
 from torchloops.advanced.outer import OuterLoop
-from torchloops.errors import ConfigurationError
+from torchloops.data.asking import Asker
+from torchloops.data.fingerprint import check_same, describe
+from torchloops.data.outputs import Meaning, check_outputs_name
+from torchloops.data.reader import Reader, declared_classes
+from torchloops.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,16 +61,24 @@ class ActiveLearningLoop(OuterLoop):
             round's. Optimizers, schedulers and callbacks are fresh in either case.
         max_rounds: rounds, each with one training.
         budget: labels in all, the initial ones included; the last query is cut to fit.
-        to_probabilities: turns what the model returns into probabilities ``(B, n_classes, ...)``; default:
-            softmax, unless the output is a distribution already.
+        to_probabilities: turns what the model answers into probabilities ``(B, n_classes, ...)``, in place of
+            ``outputs``.
+        predict: how the model is asked, ``predict(module, batch)``. Default: the module's own ``predict_step``, else
+            ``forward`` with all entries of a batch but the label.
+        outputs: what the answers are: "logits", "probabilities", "one_logit", "one_probability" (of yes or no),
+            "multilabel_logits", "multilabel_probabilities", or "numbers". Default: found once from the model's last
+            operation, else from all answers to the first pool and the form of the labels; column ``outputs``.
+        num_estimators: rows a sample has in the answers of an ensemble, ``(M * B, ...)`` member after member, taken as
+            draws. Default: one row a sample.
 
     Attributes:
         rounds: DataFrame with a row a round, counted from 0.
         queries: DataFrame with a row a label; the initial ones have round -1.
 
     Raises:
-        ConfigurationError: the data module is no `ActiveLearningDataModule`, or the heuristic needs dropout
-            and the model has none.
+        ConfigurationError: the data module is no `ActiveLearningDataModule`, the heuristic needs dropout and the
+            model has none, or answers cannot be read or scored; found before training where two samples show it.
+        DataError: nobody knows the labels of the pool.
 
     Example:
         >>> loop = ActiveLearningLoop(max_rounds=5)
@@ -79,7 +91,7 @@ class ActiveLearningLoop(OuterLoop):
     """
 
     result_tables = ("rounds", "queries")
-    fixed_settings = ("inference_iteration", "should_reset_weights")
+    fixed_settings = ("inference_iteration", "should_reset_weights", "num_estimators")
 
     def __init__(
         self,
@@ -89,6 +101,9 @@ class ActiveLearningLoop(OuterLoop):
         max_rounds: int | None = None,
         budget: int | None = None,
         to_probabilities: Callable[[Any], Tensor] | None = None,
+        predict: Callable[[nn.Module, Any], Tensor] | None = None,
+        outputs: str | None = None,
+        num_estimators: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -103,6 +118,12 @@ class ActiveLearningLoop(OuterLoop):
         self.max_rounds = max_rounds
         self.budget = budget
         self.to_probabilities = to_probabilities
+        self.predict = predict
+        self.outputs = outputs
+        self.num_estimators = num_estimators
+        check_outputs_name(outputs)
+        self._reader: Reader | None = None
+        self._meaning: Meaning | None = None
         self._start: Any = None
         self._rows: list[dict[str, Any]] = []
         self._records: list[LabelRecord] = []
@@ -145,17 +166,19 @@ class ActiveLearningLoop(OuterLoop):
         return spent or data.n_pool == 0 or (limit is not None and len(self._rows) >= limit)
 
     def start_over(self) -> None:
-        self._rows, self._start, self._query = [], None, None
+        self._rows, self._start, self._query, self._meaning = [], None, None, None
 
     def on_run_start(self) -> None:
         self.check_connected()
         saved, self._saved = self._saved, None
         if saved is not None and self.restarting:
             self.datamodule.load_state_dict(saved)
-        self._pool_query.check()
         self._records = self.datamodule.labelled_map.records
         if self._start is None:
             self._start = self.trainer.snapshot()
+        self._start.complete(self.trainer.module)
+        self._reader = self._make_reader()
+        self._check_early()
 
     def advance(self) -> None:
         if self._rows and self._rows[-1]["n_queried"] == 0:
@@ -205,7 +228,36 @@ class ActiveLearningLoop(OuterLoop):
 
     @property
     def _pool_query(self) -> PoolQuery:
-        return PoolQuery(self.trainer, self.datamodule, self.inference_iteration, self.to_probabilities)
+        assert self._reader is not None
+        return PoolQuery(self.trainer, self.datamodule, self.inference_iteration, self._reader)
+
+    def _make_reader(self) -> Reader:
+        trainer, data = self.trainer, self.datamodule
+        asker = Asker(trainer.module, self.predict, data.target_key, trainer.engine.under_precision)
+        declared = declared_classes(trainer.module, data.datamodule, data.source.train)
+        reader = Reader(
+            asker,
+            outputs=self.outputs,
+            to_probabilities=self.to_probabilities,
+            num_estimators=self.num_estimators,
+            labels=data.label_form,
+            declared=declared | ({len(data.truth.classes)} if data.truth.classes else set()),
+        )
+        reader.meaning = reader.meaning or self._meaning
+        return reader
+
+    def _check_early(self) -> None:
+        """Find what cannot be asked, scored or answered before a round is trained."""
+        if self._round_limit == 1:
+            return
+        if not self.datamodule.has_answers:
+            raise DataError(
+                "Nobody knows the labels of the pool: labelled_ids gives some by value, and the others have none. "
+                "Give targets=labels of all samples, or train once: ActiveLearningLoop(max_rounds=1)."
+            )
+        self._pool_query.check()
+        if not self.restarting:
+            self._start.restore(self.trainer.module)
 
     def _ask(self) -> None:
         """Score the pool, then have the best of it labelled; saved after each, so that neither is done twice."""
@@ -216,7 +268,8 @@ class ActiveLearningLoop(OuterLoop):
             trainer.safe_point(save=True)
         query, row = self._query, dict(self._rows[-1])
         seconds_label = self.datamodule.label(query.best)
-        note_query(row, query, seconds_label)
+        self._meaning = None if self._reader is None else self._reader.meaning
+        note_query(row, query, seconds_label, None if self._meaning is None else self._meaning.kind)
         self._rows[-1], self._query = row, None
         self._records = self.datamodule.labelled_map.records
         trainer.safe_point(save=True)
@@ -233,12 +286,21 @@ class ActiveLearningLoop(OuterLoop):
             "records": records_to_state(self._records) if data is None else None,  # else they are in the data's state
             "query": None if self._query is None else self._query.state_dict(),
             "limits": self.limits_state(),
+            "meaning": None if self._meaning is None else vars(self._meaning),
+            "made_by": self._made_by,
         }
+
+    @property
+    def _made_by(self) -> dict[str, Any]:
+        return {name: describe(getattr(self, name)) for name in ("predict", "to_probabilities", "outputs")}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         from torchloops.trainer.snapshot import Snapshot
 
         self.check_limits(state_dict.get("limits", {}))
+        check_same("ActiveLearningLoop", state_dict.get("made_by", {}), self._made_by)
+        meaning = state_dict.get("meaning")
+        self._meaning = None if meaning is None else Meaning(**meaning)
         self._rows = [dict(row) for row in state_dict["rows"]]
         start, query = state_dict["start"], state_dict.get("query")
         self._start = None if start is None else Snapshot.from_state_dict(start)

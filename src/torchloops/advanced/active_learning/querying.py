@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from torchloops.advanced.active_learning.datamodule import ActiveLearningDataModule
-from torchloops.advanced.active_learning.heuristics import Random
-from torchloops.advanced.active_learning.scoring import PoolScores, check_draws_differ, score_ids, score_pool
-from torchloops.seeding import derive_seed
+from torchloops.advanced.active_learning.heuristics import Heuristic, Random
+from torchloops.advanced.active_learning.scoring import PoolScores, score_ids, score_pool, try_heuristic
+from torchloops.data.reader import Reader
+from torchloops.errors import ConfigurationError
+from torchloops.seeding import derive_seed, isolated_generators
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
@@ -52,32 +53,33 @@ class PoolQuery:
         trainer: gives module, device and precision.
         data: gives pool, heuristic and seed.
         draws: answers a sample.
-        to_probabilities: turns the model's output into probabilities; None: see `class_probabilities`.
+        reader: asks the module and reads its answers.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        data: ActiveLearningDataModule,
-        draws: int,
-        to_probabilities: Callable[[Any], Tensor] | None,
-    ) -> None:
+    def __init__(self, trainer: Trainer, data: ActiveLearningDataModule, draws: int, reader: Reader) -> None:
         self.trainer = trainer
         self.data = data
         self.draws = draws
-        self._forward: dict[str, Any] = {
-            "to_device": trainer.to_device,
-            "autocast": trainer.autocast,
-            "to_probabilities": to_probabilities,
-        }
+        self.reader = reader
 
     def check(self) -> None:
-        """Refuse a model without randomness where the heuristic needs it; reads one batch at most.
+        """Ask the untrained module for two samples, and refuse what cannot be asked or scored.
 
         Raises:
-            ConfigurationError: two draws never differ.
+            ConfigurationError: two draws never differ and the heuristic needs that they do, answers that are no
+                scores of the labels, or a heuristic that cannot score them.
         """
-        check_draws_differ(self.trainer.module, self.data.pool_dataloader(), self.data.heuristic, **self._forward)
+        data, reader, trainer = self.data, self.reader, self.trainer
+        if not data.heuristic.needs_predictions or not data.n_pool:
+            return
+        ids = data.pool_ids[:2]
+        move = trainer.batch_mover()
+        with isolated_generators(0):
+            _, batch = next(iter(data.source.loader_with_ids(ids, len(ids))))
+            batch = batch if move is None else move(batch, 0)
+        answers = reader.dry_pass(trainer.module, batch, len(ids))
+        check_scorable(reader, data.heuristic, answers)
+        try_heuristic(trainer.module, data.heuristic, reader, batch, len(ids))
 
     def ask(self, budget: int | None) -> Query:
         """Score the pool and choose what to ask for, within the budget."""
@@ -94,11 +96,58 @@ class PoolQuery:
         heuristic = data.heuristic if data.n_labelled else Random()
         if not heuristic.needs_predictions:
             return score_ids(data.pool_ids, heuristic, seed)
-        batches = data.pool_dataloader()
-        return score_pool(self.trainer.module, batches, heuristic, draws=self.draws, seed=seed, **self._forward)
+        self.reader.labels = data.label_form
+        return score_pool(
+            self.trainer.module, data.pool_dataloader(), heuristic, draws=self.draws, seed=seed,
+            reader=self.reader, move=self.trainer.batch_mover(),
+        )  # fmt: skip
 
     def best(self, pool: PoolScores, budget: int | None) -> PoolScores:
         """The samples to ask for, at most ``query_size`` and what the budget leaves; the same in all processes."""
         left = self.data.n_pool if budget is None else budget - self.data.n_labelled
         chosen = pool.best(min(self.data.query_size, left))
+        form, names = self.data.label_form, self.data.truth.classes
+        if form is not None and form.written == "text" and names and chosen.predictions is not None:
+            chosen = replace(chosen, predictions=[names[index] for index in chosen.predictions])
         return self.trainer.engine.broadcast(chosen)
+
+
+def check_scorable(reader: Reader, heuristic: Heuristic, answers: Tensor) -> None:
+    """Refuse answers that a heuristic cannot score.
+
+    Args:
+        reader: has found what the answers mean, or not yet.
+        heuristic: of the query.
+        answers: of the reader to a few samples.
+
+    Raises:
+        ConfigurationError: predicted classes, numbers where scores of classes are needed, or classes that do not stand
+            in the second dimension.
+    """
+    meaning, labels, shape = reader.meaning, reader.labels, tuple(answers.shape)
+    if meaning is None:
+        return
+    if meaning.kind == "classes":
+        raise ConfigurationError(
+            f"{reader.name} answers with whole numbers, predicted classes, and {heuristic.name} needs scores. Give "
+            "ActiveLearningLoop(predict=lambda module, batch: module(batch[0])), or a function that returns scores."
+        )
+    if meaning.kind == "numbers" and meaning.told != "given" and labels is not None and labels.kind != "numbers":
+        raise ConfigurationError(
+            f"{reader.name} answers with shape {shape}, and the labels are {labels.kind}"
+            + (f" ({labels.n_classes} of them)" if labels.n_classes else "")
+            + ": the answers are not taken for their scores. If they are scores of more classes, give "
+            'outputs="logits" or "probabilities"; else predict=function of (module, batch).'
+        )
+    if meaning.kind == "numbers" and not heuristic.scores_numbers:
+        raise ConfigurationError(
+            f"{heuristic.name} needs scores of classes, and {reader.name} answers with numbers. Use "
+            'heuristic="variance", "mean_std" or "random", or a Heuristic with scores_numbers = True.'
+        )
+    places = answers.shape[2 : answers.ndim - (reader.num_estimators is not None)]
+    if labels is not None and labels.kind == "dense" and tuple(places) != labels.shape:
+        raise ConfigurationError(
+            f"{reader.name} answers with shape {shape}, and a label has the shape {labels.shape}: expected (B, "
+            f"n_classes, {', '.join(map(str, labels.shape))}), classes in the second dimension. Give "
+            "to_probabilities=..., or predict=function of (module, batch)."
+        )

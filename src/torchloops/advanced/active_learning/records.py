@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["new_round", "note_query", "queries_table", "rounds_table"]
 
 _ROUND_COLUMNS = (
-    "round", "n_labelled", "n_pool", "n_queried", "epochs", "train/loss", "test/accuracy", "score_mean",
+    "round", "n_labelled", "n_pool", "n_queried", "epochs", "train/loss", "test/accuracy", "outputs", "score_mean",
     "score_std", "seconds_train", "seconds_query", "seconds_label",
 )  # fmt: skip
 _QUERY_COLUMNS = ("round", "rank", "sample_id", "score", "prediction", "label", "annotator", "seconds")
@@ -28,11 +28,13 @@ def new_round(
     row: dict[str, Any] = dict.fromkeys(_ROUND_COLUMNS, _NAN)
     row |= {"round": index, "n_labelled": n_labelled, "n_pool": n_pool, "n_queried": 0, "epochs": epochs}
     row |= {"seconds_train": seconds, "seconds_query": 0.0, "seconds_label": 0.0}
+    row["outputs"] = None
     return row | {name: float(value) for name, value in metrics.items()}
 
 
-def note_query(row: dict[str, Any], query: Query, seconds_label: float) -> None:
-    """Add to a round's row what was asked at its end."""
+def note_query(row: dict[str, Any], query: Query, seconds_label: float, outputs: str | None) -> None:
+    """Add to a round's row what was asked at its end, and how the model's answers were read for it."""
+    row["outputs"] = outputs
     row["n_queried"] = len(query.best.sample_ids)
     row["score_mean"], row["score_std"] = query.score_mean, query.score_std
     row["seconds_query"], row["seconds_label"] = query.seconds, seconds_label
@@ -53,5 +55,10 @@ def queries_table(records: Iterable[LabelRecord]) -> pd.DataFrame:
 
     rows = [(r.round, r.rank, r.sample_id, r.score, r.prediction, r.label, r.source, r.seconds) for r in records]
     table = pd.DataFrame(rows, columns=list(_QUERY_COLUMNS))
-    whole = dict.fromkeys(("prediction", "label"), "Int64")  # whole numbers with gaps
+    whole = {name: "Int64" for name in ("prediction", "label") if _are_whole(table[name])}  # with gaps
     return table.astype({"score": "float64", "seconds": "float64", **whole})
+
+
+def _are_whole(values: Iterable[Any]) -> bool:
+    known = [value for value in values if value is not None and value == value]
+    return all(isinstance(value, int | float) and float(value).is_integer() for value in known)

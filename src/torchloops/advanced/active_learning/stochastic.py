@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchloops.errors import ConfigurationError
+from torchloops.data.reader import Reader
 from torchloops.module import evaluating
 
-__all__ = ["StochasticForward", "class_probabilities", "mc_dropout"]
+__all__ = ["StochasticForward", "mc_dropout"]
 
 _FOLDED_SAMPLES = 256  # larger folded batches leave the cache: measured twice as slow as a loop
 _DRAWS_AT_ONCE = 32  # more are done in turns, so that memory does not grow with the number of draws
@@ -54,16 +54,14 @@ class StochasticForward:
     for every sample.
 
     Args:
-        module: the model; ``module(inputs)`` returns logits or probabilities ``(B, n_classes, ...)``.
+        reader: asks the model and knows what its answers mean.
         draws: answers a sample.
-        to_probabilities: turns the model's output into probabilities; default: `class_probabilities`.
     """
 
-    def __init__(self, module: nn.Module, draws: int, to_probabilities: Callable[[Any], Tensor] | None = None) -> None:
-        self.module = module
+    def __init__(self, reader: Reader, draws: int) -> None:
+        self.reader = reader
         self.draws = draws
-        self.to_probabilities = to_probabilities or class_probabilities
-        self._ways: list[Callable[[Any], Tensor]] = [self._vmapped, self._folded, self._looped]
+        self._ways: list[Callable[[Any, int], Tensor]] = [self._vmapped, self._folded, self._looped]
 
     @property
     def way(self) -> str:
@@ -71,37 +69,53 @@ class StochasticForward:
         return self._ways[0].__name__.strip("_")
 
     @torch.no_grad()
-    def __call__(self, inputs: Any) -> Tensor:
-        """Probabilities of shape ``(B, n_classes, ..., draws)``, float32, on the model's device."""
+    def __call__(self, batch: Any, n_samples: int) -> Tensor:
+        """Probabilities ``(B, n_classes, ..., draws)``, or numbers ``(B, n_outputs, draws)``, float32, on the device.
+
+        Of several labels each is a place with two classes: ``(B, 2, n_labels, draws)``. The members of an ensemble
+        are draws: there are ``num_estimators`` times as many.
+        """
         while len(self._ways) > 1:
             try:
-                return self._ways[0](inputs)
+                return self._ways[0](batch, n_samples)
             except Exception:  # whatever a model does that this way cannot do; the last way shows a true error
                 self._ways.pop(0)
-        return self._ways[0](inputs)
+        return self._ways[0](batch, n_samples)
 
-    def _answer(self, inputs: Any) -> Tensor:
-        return self.to_probabilities(self.module(inputs))
+    def _answer(self, batch: Any, n_samples: int) -> Tensor:
+        """One draw, or one of each member of an ensemble: ``(B, n_classes, ..., members)``."""
+        reader = self.reader
+        answers = reader.answers(batch, n_samples).float()
+        if reader.num_estimators is None:
+            answers = answers.unsqueeze(-1)
+        meaning = reader.meaning
+        assert meaning is not None
+        if meaning.kind == "numbers":
+            return answers
+        probabilities = meaning.probabilities(answers)
+        return torch.stack([1 - probabilities, probabilities], 1) if meaning.is_multilabel else probabilities
 
-    def _vmapped(self, inputs: Any) -> Tensor:
+    def _vmapped(self, batch: Any, n_samples: int) -> Tensor:
         numbers = torch.arange(self.draws)
         draw = torch.func.vmap(
-            lambda _: self._answer(inputs), randomness="different", out_dims=-1, chunk_size=_DRAWS_AT_ONCE
+            lambda _: self._answer(batch, n_samples), randomness="different", out_dims=-1, chunk_size=_DRAWS_AT_ONCE
         )
-        return draw(numbers).contiguous()
+        return draw(numbers).flatten(-2).contiguous()
 
-    def _folded(self, inputs: Any) -> Tensor:
+    def _folded(self, batch: Any, n_samples: int) -> Tensor:
+        if self.reader.num_estimators is not None or _batch_size(batch) != n_samples:
+            raise ValueError("only the rows of single models are known to keep their order")
         parts = []
-        size = _batch_size(inputs)
-        at_once = max(1, _FOLDED_SAMPLES // size)
+        at_once = max(1, _FOLDED_SAMPLES // n_samples)
         for start in range(0, self.draws, at_once):
             count = min(at_once, self.draws - start)
-            folded = tree_map_only(Tensor, partial(_repeat, count=count), inputs)
-            parts.append(self._answer(folded).unflatten(0, (count, size)).movedim(0, -1))
+            folded = tree_map_only(Tensor, partial(_repeat, count=count), batch)
+            answers = self._answer(folded, count * n_samples).squeeze(-1)
+            parts.append(answers.unflatten(0, (count, n_samples)).movedim(0, -1))
         return torch.cat(parts, -1).contiguous()
 
-    def _looped(self, inputs: Any) -> Tensor:
-        return torch.stack([self._answer(inputs) for _ in range(self.draws)], -1)
+    def _looped(self, batch: Any, n_samples: int) -> Tensor:
+        return torch.cat([self._answer(batch, n_samples) for _ in range(self.draws)], -1)
 
 
 def _batch_size(inputs: Any) -> int:
@@ -113,27 +127,3 @@ def _batch_size(inputs: Any) -> int:
 
 def _repeat(tensor: Tensor, count: int) -> Tensor:
     return tensor.expand(count, *tensor.shape).flatten(0, 1)
-
-
-def class_probabilities(output: Any) -> Tensor:
-    """Probabilities ``(B, n_classes, ...)`` in float32 of a model's output.
-
-    An output whose values are non-negative and sum to 1 over dimension 1 is taken for probabilities; any
-    other is taken for logits (softmax over dimension 1). A single column is one logit of a yes-or-no answer
-    and becomes two columns.
-
-    Raises:
-        ConfigurationError: the output is no tensor of two or more dimensions.
-    """
-    if not isinstance(output, Tensor) or output.ndim < 2:
-        what = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ConfigurationError(
-            f"The pool cannot be scored: the model returned {what}; expected logits or probabilities of "
-            "shape (batch, n_classes, ...). Give ActiveLearningLoop(to_probabilities=...)."
-        )
-    values = output.float()
-    if values.shape[1] == 1:
-        positive = values.sigmoid()
-        return torch.cat([1 - positive, positive], 1)
-    is_distribution = (values >= 0).all() & ((values.sum(1) - 1).abs() < 1e-3).all()
-    return torch.where(is_distribution, values, values.softmax(1))

@@ -32,9 +32,10 @@ class KeepBest(Callback):
         self.epoch: int | None = None
         self.score = worst(mode)
         self._weights: dict[str, Any] = {}
+        self._is_finished = False
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or self._is_finished:
             return
         score = monitored_value(self, trainer, self.monitor)
         assert score is not None
@@ -47,8 +48,8 @@ class KeepBest(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epoch, self.score, self._weights = state_dict["epoch"], state_dict["score"], state_dict["weights"]
 
-    def restore(self, module: Any) -> None:
-        """Put the best weights into ``module``.
+    def finish(self, module: Any) -> None:
+        """Put the best weights into ``module``, and look at no validation any more: the next one is the score.
 
         Raises:
             ConfigurationError: no validation took place.
@@ -59,6 +60,7 @@ class KeepBest(Callback):
                 "fold. Define validation_step, or let validation run (check_val_every_n_epoch, max_epochs)."
             )
         module.load_state_dict(self._weights)
+        self._is_finished = True
 
 
 def find_monitor(monitor: str | None, mode: str, callbacks: list[Any]) -> tuple[str, str]:

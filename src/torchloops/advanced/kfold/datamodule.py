@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
-from torchloops.advanced.describing import fingerprint
-from torchloops.advanced.kfold.fold_data import FoldData, Stand
+from torchloops.advanced.kfold.fold_data import FoldData
 from torchloops.advanced.kfold.inner_split import draw_inner_split
-from torchloops.advanced.kfold.labels import known_values, read_targets
-from torchloops.advanced.kfold.source import FoldSource, source_of
 from torchloops.advanced.kfold.splits import Split, Splits
+from torchloops.data.fingerprint import fingerprint
+from torchloops.data.labels import Labels, class_names, number_of_classes, read_column
+from torchloops.data.proxy import DataModuleProxy
+from torchloops.data.source import Source, source_of
 from torchloops.errors import ConfigurationError
-from torchloops.hooks import is_overridden
 from torchloops.seeding import derive_seed
 
 __all__ = ["KFoldDataModule"]
 
 
-class KFoldDataModule(Stand):
+class KFoldDataModule(DataModuleProxy):
     """Training data for a `KFoldLoop`: each fold trains on one part of it and is scored on the rest.
 
     Samples are known by their id, the position in the training data set. Training batches of a fold have
     training transforms; the held-out part has evaluation transforms where the data has both views. Batch size,
-    ``collate_fn``, workers, shuffling and sampling weights are those of the original loader. Validation data
-    of its own is not used: the held-out part takes its place.
+    workers, the order and the sampler's settings are those of the original loader. Validation data of its own is not
+    used: the held-out part takes its place.
 
     Args:
         data: a data module (a `DataModule`, ``LightningDataModule``, `ImageClassificationData`,
             `ActiveLearningDataModule` ...), a DataLoader, or a map-style data set.
         batch_size: samples a batch. Default: the original loader's; 32 for a data set.
         num_workers: processes that load samples. Default: the original loader's; 0 for a data set.
-        targets: labels of all samples in order, the name of a column or attribute of the data set, or a
-            function of the data set. Default: ``targets`` or ``labels`` of the data module or data set, or the
-            last tensor of a TensorDataset. Inputs are read for them only where a stratified splitter leaves no
-            other way.
+        targets: labels of all samples to split by: in order, the name of a column or attribute of the data set, or a
+            function of the data set. Default: the samples' own labels; samples are read for them only where nothing
+            else holds them and a splitter or a score needs them. Scores always compare with a sample's own label.
         groups: likewise, for splitters by group; with ``splitter="predefined"`` the fold of every sample.
         eval_dataset: the training samples in the same order with evaluation transforms. Default: the data
-            module's ``train_dataset_eval``; else the training data as it is.
+            module's ``train_dataset_eval``; else the training data as it is, with a warning if it is random.
+        eval_collate_fn: joins samples to batches that are scored. Default: as in training, unless that is random.
         test_dataset: a test set, where ``data`` has none.
         shuffle: whether training batches come in a random order. Default: as the original loader; True for a
             data set.
+        target_key: key or position of the label in a sample. Default: the second entry of a tuple, or the one key of
+            a dict among ``label``, ``labels``, ``target``, ``targets``, ``y``.
+        classes: names of the classes in the order of the model's outputs. Default: ``classes`` of the data module or
+            data set. Labels that are names cannot be scored without.
 
     Attributes:
         splits: the folds, once a `KFoldLoop` has made them; None before.
@@ -69,8 +74,11 @@ class KFoldDataModule(Stand):
         targets: Any = None,
         groups: Any = None,
         eval_dataset: Any = None,
+        eval_collate_fn: Callable[[Any], Any] | None = None,
         test_dataset: Any = None,
         shuffle: bool | None = None,
+        target_key: str | int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__(data if hasattr(data, "train_dataloader") else None)
         self.data = data
@@ -79,10 +87,12 @@ class KFoldDataModule(Stand):
         self._targets = targets
         self._groups = groups
         self._eval_dataset = eval_dataset
+        self._eval_collate_fn = eval_collate_fn
         self.test_dataset = test_dataset
         self._shuffle = shuffle
+        self._target_key = target_key
+        self._classes = classes
         self.splits: Splits | None = None
-        self._stages: set[str] = set()
 
     @classmethod
     def wrap(cls, data: Any) -> KFoldDataModule:
@@ -104,48 +114,62 @@ class KFoldDataModule(Stand):
         return hasattr(type(self.data), "with_data")
 
     @cached_property
-    def source(self) -> FoldSource:
+    def source(self) -> Source:
         """Samples in two views and batch settings; sets up the data module when first asked."""
-        self._set_up("fit")
-        study = self.data if self.is_study else None
-        return source_of(
-            self.base,
-            batch_size=self._batch_size or getattr(study, "batch_size", None),
-            num_workers=self._num_workers if study is None else study.num_workers,
-            evaluate=self._eval_dataset if study is None else study.pool_dataset,
-            shuffle=self._shuffle,
-        )
+        self.set_up("fit")
+        own = {
+            "batch_size": self._batch_size, "num_workers": self._num_workers, "shuffle": self._shuffle,
+            "eval_dataset": self._eval_dataset, "eval_collate_fn": self._eval_collate_fn,
+            "target_key": self._target_key,
+        }  # fmt: skip
+        study = self.data.source_settings if self.is_study else {}
+        settings = {name: study.get(name) if value is None else value for name, value in own.items()}
+        source = source_of(self.base, "Cross-validation", **settings)
+        source.warn_if_random()
+        return source
 
     @property
     def n_samples(self) -> int:
+        """Samples of the training data set, those that its sampler leaves out included."""
         return len(self.source.train)
 
+    @property
+    def sample_ids(self) -> Sequence[int]:
+        """Ids of the samples that are dealt out to folds, ascending."""
+        return self.source.sample_ids
+
+    @property
+    def target_key(self) -> str | int | None:
+        """Key or position of the label in a sample, where it was given."""
+        return self.source.target_key
+
     @cached_property
+    def labels(self) -> Labels:
+        """The samples' own labels: what batches hand to the module."""
+        hint = None if self.datamodule is None else getattr(self.base, "targets", None)
+        names = class_names(self._classes, self.datamodule, self.source.train)
+        return Labels(self.source.evaluate, target_key=self.target_key, hints=[hint], classes=names)
+
+    @property
     def targets(self) -> np.ndarray | None:
-        """Labels of all samples, ``(n_samples, ...)``, where they are at hand without reading inputs; else None."""
-        dataset = self.source.train
-        if self._targets is None and (self.datamodule is not None):
-            values = getattr(self.base, "targets", None)
-            if values is not None and not callable(values) and len(values) == len(dataset):
-                return known_values(dataset, values)
-        return known_values(dataset, self._targets)
+        """Labels to split by, ``(n_samples, ...)``, where they are at hand without reading samples; else None."""
+        return self._given_targets if self._targets is not None else self.labels.known
+
+    @cached_property
+    def _given_targets(self) -> np.ndarray:
+        return read_column(self.source.train, self._targets, "targets")
 
     @cached_property
     def groups(self) -> np.ndarray | None:
         """Group of every sample, ``(n_samples,)``, or None."""
-        dataset = self.source.train
-        if self._groups is None:
-            values = getattr(self.datamodule, "groups", None)
-            return None if values is None or callable(values) else known_values(dataset, values, "groups")
-        return known_values(dataset, self._groups, "groups")
+        if self._groups is not None:
+            return read_column(self.source.train, self._groups, "groups")
+        values = getattr(self.datamodule, "groups", None)
+        return None if values is None or callable(values) else read_column(self.source.train, values, "groups")
 
     def read_targets(self) -> np.ndarray:
-        """Labels of all samples, out of the items themselves where they are not at hand."""
-        if self.targets is None:
-            self.__dict__["targets"] = read_targets(self.source.evaluate)
-        found = self.targets
-        assert found is not None
-        return found
+        """Labels to split by, out of the samples themselves where they are not at hand."""
+        return self._given_targets if self._targets is not None else self.labels.all()
 
     def describe(self) -> dict[str, Any]:
         """What must be the same when a cross-validation is resumed, by name, as plain data."""
@@ -155,24 +179,19 @@ class KFoldDataModule(Stand):
             "shuffle": source.shuffle, "drop_last": source.drop_last,
             **{name: None if values is None else fingerprint(values) for name, values in found.items()},
             "sampling weights (hash)": None if source.weights is None else fingerprint(source.weights),
+            "samples drawn an epoch": source.num_samples, "replacement": source.replacement,
+            "samples (hash)": None if source.ids is None else fingerprint(source.ids),
         }  # fmt: skip
 
     @property
     def num_classes(self) -> int:
         """Number of classes: the data module's, or one more than the largest label."""
-        for owner in (self.datamodule, self.source.train):
-            known = getattr(owner, "num_classes", None) or len(getattr(owner, "classes", None) or ())
-            if known:
-                return int(known)
-        return int(self.read_targets().max()) + 1
+        return number_of_classes(self.labels, self.datamodule, self.source.train)
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes; "0", "1", ... where the data has none."""
-        for owner in (self.datamodule, self.source.train):
-            if names := getattr(owner, "classes", None):
-                return [str(name) for name in names]
-        return [str(index) for index in range(self.num_classes)]
+        return self.labels.classes or [str(index) for index in range(self.num_classes)]
 
     @property
     def train_dataset(self) -> Any:
@@ -218,7 +237,7 @@ class KFoldDataModule(Stand):
 
     def all_data(self, seed: int) -> Any:
         """All samples to train on, for a final model."""
-        whole = self._part(range(self.n_samples), None, None, seed)
+        whole = self._part(self.sample_ids, None, None, seed)
         return self.data.with_data(whole) if self.is_study else whole
 
     def _part(
@@ -246,56 +265,23 @@ class KFoldDataModule(Stand):
     # loaders of the whole
 
     def setup(self, stage: str) -> None:
-        self._set_up(stage)
-
-    def prepare_data(self) -> None:
-        if is_overridden(self.datamodule, "prepare_data"):
-            self.datamodule.prepare_data()
+        if stage == "fit":
+            self.set_up(stage)
 
     def train_dataloader(self) -> Any:
         """All samples, with training transforms."""
-        return self.source.training_loader(range(self.n_samples), 0)
+        return self.source.training_loader(self.sample_ids, torch.Generator().manual_seed(0))
 
     def test_dataloader(self) -> Any:
         """The test set of the data module, or ``test_dataset``."""
-        if self.test_dataset is not None:
-            from torch.utils.data import DataLoader
-
-            source = self.source
-            return DataLoader(
-                self.test_dataset, source.batch_size, num_workers=source.num_workers, collate_fn=source.collate_fn
-            )
-        return self._own_loader("test")
+        return self.own_loader("test") if self.test_dataset is None else self.source.test_loader(self.test_dataset)
 
     def predict_dataloader(self) -> Any:
         """The data module's own prediction data."""
-        return self._own_loader("predict")
+        return self.own_loader("predict")
 
     def teardown(self, stage: str) -> None:
-        if stage in self._stages and is_overridden(self.datamodule, "teardown"):
-            self.datamodule.teardown(stage)
-        self._stages.discard(stage)
-
-    def _own_loader(self, stage: str) -> Any:
-        """A loader of the data module; it is set up for the stage only where it must be, for that may split anew."""
-        name = f"{stage}_dataloader"
-        if not is_overridden(self.datamodule, name):
-            return None
-        self._set_up("fit")
-        try:
-            return getattr(self.datamodule, name)()
-        except (AttributeError, TypeError, KeyError):
-            if stage in self._stages:
-                raise
-            self._set_up(stage)
-            return getattr(self.datamodule, name)()
-
-    def _set_up(self, stage: str) -> None:
-        if stage in self._stages:
-            return
-        self._stages.add(stage)
-        if self.datamodule is not None:
-            if self.trainer is not None:
-                self.datamodule.trainer = self.trainer
-            if is_overridden(self.datamodule, "setup"):
-                self.datamodule.setup(stage)
+        super().teardown(stage)
+        if "fit" not in self._stages:
+            for name in ("source", "labels"):
+                self.__dict__.pop(name, None)

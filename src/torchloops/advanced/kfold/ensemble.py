@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchloops.advanced.kfold.predicting import are_probabilities, probabilities_from
+from torchloops.advanced.kfold.predicting import Asking, interpret
+from torchloops.data.items import number_of_rows
+from torchloops.data.outputs import Meaning
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.module import LoopModule
 
@@ -27,50 +29,77 @@ def check_ensemble(kind: str) -> None:
 
 
 class FoldEnsemble(LoopModule):
-    """The models of several folds as one module.
+    """The models of several folds as one module, asked and read as the folds were.
 
     Args:
         members: a trained module a fold, in evaluation mode.
         kind: "soft": the mean of the members' probabilities (of their outputs, where these are numbers); "hard":
             the share of the members that vote for each class.
-        output_kind: how the members' outputs are read; see `Predictions`.
+        asking: how members are asked.
+        meaning: how their answers are read.
 
-    ``forward(inputs)`` returns ``(B, n_classes)``, rows that sum to 1; for numbers what a member returns. Logs of
-    probabilities are never averaged.
+    ``forward(inputs, ...)`` takes what the members' ``forward`` takes, and ``predict_step(batch)`` a whole batch. Both
+    return ``(B, n_classes)``, rows that sum to 1; ``(B, n_labels)`` for several labels; for numbers what a member
+    returns. Logs of probabilities are never averaged.
     """
 
-    def __init__(self, members: Sequence[nn.Module], kind: str = "soft", output_kind: str = "logits") -> None:
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        kind: str = "soft",
+        asking: Asking | None = None,
+        meaning: Meaning | None = None,
+    ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.kind = kind
-        self.output_kind = output_kind
+        self.asking = asking or Asking()
+        self.meaning = meaning or Meaning("logits")
         self.eval()
 
-    def forward(self, inputs: Any) -> Tensor:
-        outputs = [member(inputs) for member in self.members]
-        return combine([_as_scores(output, self.output_kind) for output in outputs], self.kind)
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        return self.predict_step(_batch_of(inputs, named, self.asking.target_key))
 
     def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
-        """The ensemble's output for a batch of inputs, or of ``(inputs, targets)``."""
-        return self(batch[0] if isinstance(batch, tuple | list) else batch)
+        """The ensemble's output for a batch, or for the inputs of one alone."""
+        if isinstance(batch, Tensor):
+            batch = _batch_of((batch,), {}, self.asking.target_key)
+        scores = [_scores(self.asking.reader(member, self.meaning), batch) for member in self.members]
+        return combine(scores, self.kind, self.meaning)
 
 
-def _as_scores(output: Tensor, output_kind: str) -> Tensor:
-    """Probabilities from the output of a member's ``forward``, which may differ from that of its ``predict_step``."""
-    if output_kind == "numbers":
-        return output
-    if output_kind.startswith("binary"):
-        inside = bool(((output >= 0) & (output <= 1)).all())
-        is_logit = output_kind == "binary logits" or not inside
-        return probabilities_from(output, "binary logits" if is_logit else "binary probabilities")
-    return probabilities_from(output, "probabilities" if are_probabilities(output) else "logits")
+def _batch_of(inputs: tuple[Any, ...], named: Mapping[str, Any], target_key: str | int | None) -> Any:
+    """A batch with these inputs; the place of the label is empty."""
+    if named:
+        return dict(named)
+    if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+        return inputs[0]
+    place = target_key if isinstance(target_key, int) else 1
+    place = place if place >= 0 else len(inputs) + 1 + place
+    return [*inputs[:place], None, *inputs[place:]]
 
 
-def combine(scores: Sequence[Tensor], kind: str) -> Tensor:
-    """The mean of the members' scores ("soft"), or the share of their votes ("hard"), ``(n_samples, n_classes)``."""
+def _scores(reader: Any, batch: Any) -> Tensor:
+    """A member's probabilities; its numbers in the shape in which it returns them."""
+    answers = reader.answers(batch, number_of_rows(batch))
+    predictions = interpret(answers, None, reader.meaning, None)
+    if predictions.probabilities is not None:
+        return predictions.probabilities
+    return predictions.values if reader.is_flat or predictions.values.ndim == 2 else predictions.values.unsqueeze(1)
+
+
+def combine(scores: Sequence[Tensor], kind: str, meaning: Meaning) -> Tensor:
+    """The mean of the members' scores ("soft"), or the share of their votes ("hard"), ``(n_samples, n_classes)``.
+
+    Predicted classes, which are no scores, are voted on: the most frequent one, ``(n_samples,)``.
+    """
     stacked = torch.stack(list(scores))
-    if kind == "soft":
+    if meaning.kind == "classes":
+        return stacked.mode(dim=0).values
+    if kind != "hard":
         return stacked.mean(dim=0)
+    if meaning.is_multilabel:
+        return (stacked > 0.5).to(stacked.dtype).mean(dim=0)
     n_classes = stacked.shape[-1]
     return nn.functional.one_hot(stacked.argmax(dim=-1), n_classes).to(stacked.dtype).mean(dim=0)
 
@@ -84,7 +113,9 @@ def average_weights(weights: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return averaged
 
 
-def build_ensemble(module: nn.Module, weights: Sequence[dict[str, Any]], kind: str, output_kind: str) -> nn.Module:
+def build_ensemble(
+    module: nn.Module, weights: Sequence[dict[str, Any]], kind: str, asking: Asking, meaning: Meaning
+) -> nn.Module:
     """A new module from copies of ``module`` with the weights of each fold.
 
     Raises:
@@ -93,11 +124,11 @@ def build_ensemble(module: nn.Module, weights: Sequence[dict[str, Any]], kind: s
     check_ensemble(kind)
     if kind == "weights":
         return _with_weights(module, average_weights(weights))
-    if kind == "hard" and output_kind == "numbers":
+    if kind == "hard" and meaning.kind == "numbers":
         raise ConfigurationError(
             'ensemble("hard") counts votes for classes, but the module returns no scores of classes. Use "soft".'
         )
-    return FoldEnsemble([_with_weights(module, each) for each in weights], kind, output_kind)
+    return FoldEnsemble([_with_weights(module, each) for each in weights], kind, asking, meaning)
 
 
 def _with_weights(module: nn.Module, weights: dict[str, Any]) -> nn.Module:

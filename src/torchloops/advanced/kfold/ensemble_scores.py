@@ -6,52 +6,47 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from torchloops.advanced.kfold.ensemble import average_weights, combine
-from torchloops.advanced.kfold.predicting import interpret, predict_loader, probabilities_from
-from torchloops.advanced.kfold.records import FoldResult
+from torchloops.advanced.kfold.predicting import Asking, collect_answers, interpret
+from torchloops.advanced.kfold.records import FoldResult, per_sample_values
+from torchloops.data.labels import Labels
+from torchloops.data.outputs import Meaning
 
 __all__ = ["score_ensemble"]
 
 
 def score_ensemble(
-    trainer: Any, loaders: Sequence[Any], results: Sequence[FoldResult], kind: str, predict: Any
-) -> dict:
+    trainer: Any,
+    loaders: Sequence[Any],
+    results: Sequence[FoldResult],
+    kind: str,
+    asking: Asking,
+    meaning: Meaning,
+    labels: Labels | None,
+) -> dict[str, float]:
     """Scores of the ensemble by name: "ensemble/accuracy" and "ensemble/log_loss", or for numbers "ensemble/mse" and
-    "ensemble/mae".
+    "ensemble/mae"; none where the test set has no labels, or labels that the answers cannot be compared with.
 
     The module passes through the folds' weights one after the other and is left with the last.
     """
     members = [average_weights([result.weights for result in results])] if kind == "weights" else []
-    scores, targets, output_kind = [], None, "numbers"
+    scores: list[Tensor] = []
+    targets: Tensor | None = None
     for weights in members or [result.weights for result in results]:
         trainer.module.load_state_dict(weights)
-        outputs, targets = predict_loader(trainer, chain.from_iterable(loaders), predict)
-        output_kind = interpret(outputs, targets).kind
-        scores.append(outputs if output_kind in ("numbers", "classes") else probabilities_from(outputs, output_kind))
+        reader = asking.reader(trainer.module, meaning, trainer.engine.under_precision)
+        answers, found = collect_answers(trainer, chain.from_iterable(loaders), reader)
+        reader.settle(answers, is_all=True)
+        predictions = interpret(answers, found, meaning, labels)
+        scores.append(predictions.values if predictions.probabilities is None else predictions.probabilities)
+        targets = predictions.targets
     if targets is None:
         return {}
-    if output_kind == "classes":
-        return {"ensemble/accuracy": _share_equal(torch.stack(scores).mode(dim=0).values, targets)}
-    if output_kind == "numbers":
-        return _score_numbers(torch.stack(scores).mean(dim=0), targets)
-    return _score_classes(combine(scores, "hard" if kind == "hard" else "soft"), targets, with_loss=kind != "hard")
-
-
-def _share_equal(predicted: Tensor, targets: Tensor) -> float:
-    return float((predicted == targets).double().mean())
-
-
-def _score_classes(probabilities: Tensor, targets: Tensor, with_loss: bool) -> dict[str, float]:
-    scores = {"ensemble/accuracy": _share_equal(probabilities.argmax(dim=1), targets)}
-    if with_loss:
-        chosen = probabilities.gather(1, targets.long()[:, None]).clamp_min(torch.finfo(probabilities.dtype).tiny)
-        scores["ensemble/log_loss"] = float(-chosen.double().log().mean())
-    return scores
-
-
-def _score_numbers(values: Tensor, targets: Tensor) -> dict[str, float]:
-    difference = values.double().flatten() - targets.double().flatten()
-    return {"ensemble/mse": float((difference**2).mean()), "ensemble/mae": float(difference.abs().mean())}
+    mean = combine(scores, kind, meaning)
+    values = mean if meaning.is_multilabel or not meaning.are_classes or mean.ndim == 1 else mean.argmax(dim=1)
+    predicted = (mean > 0.5).long() if meaning.is_multilabel else values
+    with_loss = kind != "hard" and meaning.are_classes and meaning.kind != "classes"
+    each = per_sample_values(predicted, mean if with_loss else None, targets, meaning.are_classes)
+    return {f"ensemble/{name}": float(values.mean()) for name, values in each.items()}

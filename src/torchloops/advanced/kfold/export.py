@@ -135,7 +135,10 @@ class KFoldFolder:
         rows = summary_table(results).to_dict("records")
         metrics = {
             row["metric"]: {
-                **{key: _number(row[key]) for key in ("mean", "std", "low", "high", "n_folds", "optimistic")},
+                **{
+                    key: _number(row[key])
+                    for key in ("mean", "std", "nb_low", "nb_high", "oof_low", "oof_high", "n_folds", "optimistic")
+                },
                 "values": [_number(result.metrics.get(row["metric"])) for result in results],
             }
             for row in rows

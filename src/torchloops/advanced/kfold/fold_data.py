@@ -6,51 +6,21 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import Subset
 
-from torchloops.advanced.kfold.source import FoldSource
-from torchloops.datamodule import DataModule
+from torchloops.data.proxy import DataModuleProxy
+from torchloops.data.source import Source
 from torchloops.hooks import is_overridden
 
-__all__ = ["FoldData", "ProtocolFold", "Stand"]
-
-_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+__all__ = ["FoldData", "ProtocolFold"]
 
 
-class Stand(DataModule):
-    """A data module in the place of another: what it does not have itself is asked of that one.
-
-    Args:
-        datamodule: the other one, or None.
-    """
-
-    datamodule: Any = None
-
-    def __init__(self, datamodule: Any = None) -> None:
-        super().__init__()
-        self.datamodule = datamodule
-        for name in _TRANSFER_HOOKS:
-            if datamodule is not None and is_overridden(datamodule, name):
-                self.__dict__[name] = getattr(datamodule, name)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the other data module."""
-        return self.datamodule.state_dict() if hasattr(self.datamodule, "state_dict") else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Give the other data module its state back."""
-        if hasattr(self.datamodule, "load_state_dict"):
-            self.datamodule.load_state_dict(state_dict)
-
-    def __getattr__(self, name: str) -> Any:
-        other = self.__dict__.get("datamodule")
-        if other is None or name.startswith("__"):
-            raise AttributeError(f"{type(self).__name__} has no {name!r}.")
-        return getattr(other, name)
-
-
-class FoldData(Stand):
+class FoldData(DataModuleProxy):
     """Some samples to train on, others to validate and to test on.
+
+    An attribute of the user's data module that is its training data set stands here for the fold's part of it.
 
     Args:
         datamodule: the data module that is cut to the fold; None for a data set alone.
@@ -60,20 +30,21 @@ class FoldData(Stand):
         seed: of the order of training batches.
         test_loader: gives the loader of the test set, where there are no ``test_ids``.
         values: labels of all samples of the whole, or None.
+        groups: groups of all samples of the whole, or None.
     """
 
     def __init__(
         self,
         datamodule: Any,
-        source: FoldSource,
+        source: Source,
         train_ids: Sequence[int],
         val_ids: Sequence[int] | None = None,
         test_ids: Sequence[int] | None = None,
         *,
         seed: int = 0,
         test_loader: Callable[[], Any] | None = None,
-        values: Any = None,
-        groups: Any = None,
+        values: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
     ) -> None:
         super().__init__(datamodule)
         self.source = source
@@ -93,6 +64,11 @@ class FoldData(Stand):
     def train_dataset_eval(self) -> Any:
         return Subset(self.source.evaluate, self.train_ids)
 
+    def part_of(self, value: Any) -> Any:
+        if value is self.source.train:
+            return self.train_dataset
+        return self.train_dataset_eval if value is self.source.evaluate else value
+
     @property
     def targets(self) -> Any:
         """Labels of the training samples of the fold; None where they are not at hand."""
@@ -107,8 +83,13 @@ class FoldData(Stand):
     def batch_size(self) -> int:
         return self.source.batch_size
 
+    @property
+    def eval_collate_fn(self) -> Any:
+        """What joins samples that are scored."""
+        return self.source.scoring_collate
+
     def train_dataloader(self) -> Any:
-        return self.source.training_loader(self.train_ids, self.seed)
+        return self.source.training_loader(self.train_ids, torch.Generator().manual_seed(self.seed))
 
     def val_dataloader(self) -> Any:
         return None if self.val_ids is None else self.source.evaluation_loader(self.val_ids)
@@ -122,7 +103,7 @@ class FoldData(Stand):
         return None
 
 
-class ProtocolFold(Stand):
+class ProtocolFold(DataModuleProxy):
     """The current fold of a data module with ``setup_folds`` and ``setup_fold_index``; it is not set up again."""
 
     def train_dataloader(self) -> Any:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchloops.advanced.describing import check_same
 from torchloops.advanced.kfold.best import KeepBest
-from torchloops.advanced.kfold.predicting import Predictions, interpret, predict_loader
+from torchloops.advanced.kfold.predicting import Asking, collect_answers
 from torchloops.advanced.kfold.records import FoldResult
 from torchloops.advanced.kfold.splits import Split
 from torchloops.advanced.kfold.weights import draw_weights, weights_of
+from torchloops.data.fingerprint import check_same
 from torchloops.loops.loop import Loop
 from torchloops.seeding import derive_seed
 
@@ -36,7 +36,7 @@ class FoldPlan:
         inner_split: share or number of training samples to validate with, or None.
         monitor: value to follow on the inner split and its mode; None: the last epoch is scored.
         test_each_fold: score each fold on the test set too.
-        predict: how to predict: a function of (module, batch), None: the module's own way, False: not at all.
+        asking: how the module is asked for predictions.
         threads: torch threads a fold computes with; None: as they are.
     """
 
@@ -46,7 +46,7 @@ class FoldPlan:
     inner_split: float | int | None = None
     monitor: tuple[str, str] | None = None
     test_each_fold: bool = False
-    predict: Any = None
+    asking: Asking = field(default_factory=Asking)
     threads: int | None = None
 
 
@@ -78,34 +78,37 @@ def run_fold(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan, fold: int,
     seed = derive_seed("kfold", plan.seed, "fold", split.fold)
     study = data.training_data(split, seed, plan.inner_split, nested)
     scoring = data.scoring_data(split, seed)
-    with threads_set_to(plan.threads), trainer.isolated(f"fold_{split.fold}", start=plan.start, seed=seed) as run:
+    inner_run = trainer.isolated(f"fold_{split.fold}", start=plan.start, seed=seed, data=study)
+    with threads_set_to(plan.threads), inner_run as run:
         began = run.once("start", lambda: _begin(trainer, plan, split))
         check_same(f"Fold {split.fold}", {"samples (hash)": began["samples"]}, {"samples (hash)": split.hash})
         keeper = _add_keeper(run, plan)
-        trained = run.once("fit", lambda: _train(trainer, run, fit_loop, study, split))
+        trained = run.once("fit", lambda: _train(run, fit_loop, split))
         if keeper is not None:
-            keeper.restore(trainer.module)
+            keeper.finish(trainer.module)
         with trainer.using_data(scoring):
             scores = run.once("validate", lambda: trainer.evaluate("validate"))
             tested = run.once("test", lambda: trainer.evaluate("test")) if plan.test_each_fold else {}
             with trainer.indivisible():  # which saves: no result of a fold is there before a checkpoint is
-                found = run.once("predict", lambda: _predict(trainer, scoring, data, split, plan))
+                found = run.once("predict", lambda: _predict(trainer, scoring, plan))
         weights = weights_of(trainer.module)
         threads = torch.get_num_threads()
-    predictions = None if found is None else Predictions(**found)
     held_out_watched = plan.inner_split is None and not nested and not data.is_study
     row = {
         "fold": split.fold, "repeat": repeat,
         "n_train": len(study.train_ids) if hasattr(study, "train_ids") else len(split.train),
-        "n_test": len(split.test) or (0 if predictions is None else len(predictions.values)),
+        "n_test": len(split.test) or (0 if found is None else len(found["answers"])),
         "epochs": trained["epochs"], "steps": trained["steps"], "seed": seed, "initial_weights": began["weights"],
-        "checkpoint": _describe(keeper), "optimistic": bool(held_out_watched and set(trained["watched"]) & set(scores)),
+        "checkpoint": _describe(keeper), "outputs": None,
+        "optimistic": bool(held_out_watched and set(trained["watched"]) & set(scores)),
         "threads": threads, "seconds": perf_counter() - started,
     }  # fmt: skip
     values = trained["metrics"]
     inner = {f"inner/{name}": values[name] for name in scores if plan.inner_split and name in values}
     row |= {name: float(value) for name, value in (values | inner | scores | tested).items()}
-    return _result(row, split, predictions, weights, trained["tables"])
+    known = found is None or len(found["answers"]) <= len(split.test)
+    ids = split.test if found is None else split.test[: len(found["answers"])]
+    return FoldResult(row, list(ids) if known else [], weights=weights, tables=trained["tables"], **(found or {}))
 
 
 def _begin(trainer: Any, plan: FoldPlan, split: Split) -> dict[str, str]:
@@ -115,29 +118,24 @@ def _begin(trainer: Any, plan: FoldPlan, split: Split) -> dict[str, str]:
     return {"weights": trainer.snapshot().hash, "samples": split.hash}
 
 
-def _train(trainer: Any, run: Any, fit_loop: Loop, study: Any, split: Split) -> dict[str, Any]:
-    """Train on ``study``; what it leaves to tell, as plain data."""
-    with trainer.using_data(study):
-        fit_loop.run()
-        return {
-            "metrics": dict(run.metrics), "watched": sorted(_watched_values(run)),
-            "epochs": run.epochs, "steps": run.steps,
-            "tables": {name: _columns_of(table, split) for name, table in tables_of(fit_loop).items()},
-        }  # fmt: skip
+def _train(run: Any, fit_loop: Loop, split: Split) -> dict[str, Any]:
+    """Train on the data of the run; what it leaves to tell, as plain data."""
+    fit_loop.run()
+    return {
+        "metrics": dict(run.metrics), "watched": sorted(_watched_values(run)),
+        "epochs": run.epochs, "steps": run.steps,
+        "tables": {name: _columns_of(table, split) for name, table in tables_of(fit_loop).items()},
+    }  # fmt: skip
 
 
 def run_final(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan) -> None:
     """Train once on all samples; the module keeps the weights."""
     seed = derive_seed("kfold", plan.seed, "final")
-
-    def train() -> None:
-        with trainer.using_data(data.all_data(seed)):
-            fit_loop.run()
-
-    with threads_set_to(plan.threads), trainer.isolated("final", start=plan.start, seed=seed) as run:
+    inner_run = trainer.isolated("final", start=plan.start, seed=seed, data=data.all_data(seed))
+    with threads_set_to(plan.threads), inner_run as run:
         if plan.new_weights:
             run.once("start", lambda: draw_weights(trainer.module))
-        run.once("fit", train)
+        run.once("fit", fit_loop.run)
 
 
 def _add_keeper(run: Any, plan: FoldPlan) -> KeepBest | None:
@@ -160,17 +158,17 @@ def _watched_values(run: Any) -> set[str]:
     return {name for name in names if name}
 
 
-def _predict(trainer: Any, scoring: Any, data: Any, split: Split, plan: FoldPlan) -> dict[str, Any] | None:
-    """`Predictions` for the held-out part as plain data; None where none are asked for."""
-    if plan.predict is False:
+def _predict(trainer: Any, scoring: Any, plan: FoldPlan) -> dict[str, Any] | None:
+    """Answers to the held-out part, its labels and the model's last operation; None where none are asked for."""
+    if plan.asking.predict is False:
         return None
     loader = scoring.val_dataloader()
     loader = loader[0] if isinstance(loader, list | tuple) else loader
-    outputs, targets = predict_loader(trainer, loader, plan.predict)
-    known = data.targets
-    if known is not None and known.dtype.kind in "iufb" and len(outputs) == len(split.test):
-        targets = torch.as_tensor(known[split.test])
-    return dict(vars(interpret(outputs, targets)))
+    reader = plan.asking.reader(trainer.module, under_precision=trainer.engine.under_precision)
+    answers, labels = collect_answers(trainer, loader, reader)
+    if labels is not None:
+        labels = labels.tolist() if labels.dtype.kind in "US" else torch.as_tensor(labels)  # type: ignore[assignment]
+    return {"answers": answers, "labels": labels, "last": reader.last}
 
 
 def tables_of(fit_loop: Any) -> dict[str, Any]:
@@ -197,21 +195,3 @@ def _inner_name(name: str) -> str:
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
-
-
-def _result(
-    row: dict[str, Any], split: Split, predictions: Predictions | None, weights: dict[str, Any], tables: dict[str, Any]
-) -> FoldResult:
-    if predictions is None:
-        return FoldResult(row, list(split.test), weights=weights, tables=tables)
-    known = len(split.test) == len(predictions.values)
-    return FoldResult(
-        row,
-        list(split.test) if known else [],
-        predictions.values,
-        predictions.probabilities,
-        predictions.targets,
-        predictions.kind,
-        weights,
-        tables,
-    )

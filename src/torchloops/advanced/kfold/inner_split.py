@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-from torchloops.advanced.kfold.splitters import is_classes
+from torchloops.data.draws import draw_samples
+from torchloops.data.labels import class_codes, read_form
 from torchloops.errors import ConfigurationError, DataError
 
 __all__ = ["draw_inner_split"]
@@ -44,24 +46,18 @@ def draw_inner_split(
         )
     if len(held_out) and ids.max() < min(held_out):
         return ids[:-count].tolist(), ids[-count:].tolist()
-    rest, drawn = _draw(ids, count, seed, labels, groups)
-    return sorted(ids[rest].tolist()), sorted(ids[drawn].tolist())
+    drawn = _draw(ids, count, seed, labels, groups)
+    return sorted(set(ids.tolist()) - set(drawn)), drawn
 
 
-def _draw(
-    ids: np.ndarray, count: int, seed: int, labels: np.ndarray | None, groups: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
-
+def _draw(ids: np.ndarray, count: int, seed: int, labels: np.ndarray | None, groups: np.ndarray | None) -> list[int]:
     if groups is not None:
+        from sklearn.model_selection import GroupShuffleSplit
+
         own = groups[ids]
         if len(np.unique(own)) < 2:
             raise ConfigurationError("inner_split needs two groups or more in every fold's training samples.")
         splitter = GroupShuffleSplit(1, test_size=count / len(ids), random_state=seed)
-        return next(splitter.split(ids, groups=own))
-    if labels is not None and is_classes(labels):
-        own = labels[ids]
-        names, counts = np.unique(own, return_counts=True)
-        if counts.min() >= 2 and min(count, len(ids) - count) >= len(names):
-            return next(StratifiedShuffleSplit(1, test_size=count, random_state=seed).split(ids, own))
-    return next(ShuffleSplit(1, test_size=count, random_state=seed).split(ids))
+        return sorted(ids[next(splitter.split(ids, groups=own))[1]].tolist())
+    codes = class_codes(labels[ids]) if labels is not None and read_form(labels).is_classes else None
+    return draw_samples(ids.tolist(), count, torch.Generator().manual_seed(seed), codes, leave_one=True)

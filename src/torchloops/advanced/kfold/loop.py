@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from torchloops.advanced.describing import check_same, describe
 from torchloops.advanced.kfold.best import find_monitor
 from torchloops.advanced.kfold.checks import check_arguments, check_folds, check_free, check_new
 from torchloops.advanced.kfold.ensemble import build_ensemble
@@ -18,12 +17,17 @@ from torchloops.advanced.kfold.ensemble_scores import score_ensemble
 from torchloops.advanced.kfold.export import KFoldFolder, find_folder
 from torchloops.advanced.kfold.fold_run import FoldPlan, run_final, run_fold
 from torchloops.advanced.kfold.parallel import number_of_jobs, run_in_parallel
-from torchloops.advanced.kfold.preparing import find_data, find_splits, settings_of
+from torchloops.advanced.kfold.predicting import Asking, interpret, settle, settle_early
+from torchloops.advanced.kfold.preparing import check_test_data, find_data, find_splits, settings_of
 from torchloops.advanced.kfold.records import FoldResult, folds_table, inner_tables, oof_table, summary_table
 from torchloops.advanced.kfold.splits import Splits
 from torchloops.advanced.kfold.state import KFoldState
 from torchloops.advanced.outer import OuterLoop
+from torchloops.data.fingerprint import check_same, describe
+from torchloops.data.labels import as_array
+from torchloops.data.outputs import Meaning, check_outputs_name
 from torchloops.errors import ConfigurationError
+from torchloops.trainer.loaders import as_loaders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +84,14 @@ class KFoldLoop(OuterLoop):
         test_ensemble: how the ensemble is tested where there is a test set: "soft", "hard", "weights", or None.
         refit: train on all samples at the end and leave the model so. Default: only inside another loop.
         predict: how to predict a batch, ``predict(module, batch)`` to ``(B, n_classes)``, ``(B,)`` or
-            ``(B, n_outputs)``. Default: the module's ``predict_step``, else ``module(inputs)``; False: not at all.
+            ``(B, n_outputs)``. Default: the module's own ``predict_step``, else ``forward`` with all entries of a
+            batch but the label; False: not at all.
+        outputs: what the answers are: "logits", "probabilities", "one_logit", "one_probability" (of yes or no),
+            "multilabel_logits", "multilabel_probabilities", or "numbers". Default: found once from the model's last
+            operation, else from all answers of the first fold and the form of the labels; column ``outputs``.
+        to_probabilities: turns answers into probabilities ``(B, n_classes)``, in place of ``outputs``.
+        num_estimators: rows a sample has in the answers of an ensemble, ``(M * B, ...)`` member after member; their
+            probabilities are averaged. Default: one row a sample.
         n_jobs: folds at once, each in a process, through joblib; -1: a fold a core. Default: 1, or as
             ``joblib.parallel_config`` says, which also names the backend ("loky", "ray", "dask").
         threads: torch threads a fold computes with. Default: as they are; with ``n_jobs`` the share of each job.
@@ -88,15 +99,17 @@ class KFoldLoop(OuterLoop):
     Attributes:
         splits: the folds of the last run, or None.
         folds: DataFrame with a row a fold, ``initial_weights`` being a hash of what it started from.
-        summary: DataFrame with a row a metric: mean, std and corrected 95 % interval (Nadeau and Bengio).
+        summary: DataFrame with a row a metric: mean, std and 95 % intervals, ``nb_low`` and ``nb_high`` over folds
+            (Nadeau and Bengio), ``oof_low`` and ``oof_high`` over samples (Bayle et al.) for the rows ``oof/...``.
         oof: DataFrame with a row a held-out sample: sample_id, fold, target, prediction, prob_0, ...
         tables: DataFrames of the loop inside (rounds, queries, folds ...), by name, with a column ``fold``.
         missing_folds: folds without a result.
         ensemble_scores: of the ensemble on the test set, by name; empty where it was not tested.
 
     Raises:
-        ConfigurationError: arguments that do not fit together, an ``export_path`` of another run, or a score that
-            would be optimistic by construction.
+        ConfigurationError: arguments that do not fit together, an ``export_path`` of another run, a score that
+            would be optimistic by construction, or answers that cannot be read; before a fold is trained where a look
+            at two samples shows it.
         DataError: more folds than samples or than members of a class, an empty fold, a sample held out twice, a
             group on both sides, iterable data.
 
@@ -107,13 +120,14 @@ class KFoldLoop(OuterLoop):
         >>> trainer.fit(model, KFoldDataModule(dataset, batch_size=64))     # doctest: +SKIP
 
     References:
-        Lightning's KFold example; Nadeau and Bengio 2003, "Inference for the Generalization Error".
+        Lightning's KFold example; Nadeau and Bengio 2003, "Inference for the Generalization Error"; Bayle et al. 2020,
+        "Cross-validation Confidence Intervals for Test Error", arXiv 2007.12671.
     """
 
     result_tables = ("folds", "oof")
     fixed_settings = (
         "num_repeats", "seed", "new_weights", "checkpoint", "inner_split", "monitor", "mode", "test_each_fold",
-        "threads",
+        "threads", "num_estimators",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +150,9 @@ class KFoldLoop(OuterLoop):
         predict: Callable[[nn.Module, Any], Tensor] | bool | None = None,
         n_jobs: int | None = None,
         threads: int | None = None,
+        outputs: str | None = None,
+        to_probabilities: Callable[[Any], Tensor] | None = None,
+        num_estimators: int | None = None,
     ) -> None:
         super().__init__()
         self.num_folds = num_folds
@@ -155,7 +172,11 @@ class KFoldLoop(OuterLoop):
         self.predict = predict
         self.n_jobs = n_jobs
         self.threads = threads
+        self.outputs = outputs
+        self.to_probabilities = to_probabilities
+        self.num_estimators = num_estimators
         check_arguments(self)
+        check_outputs_name(outputs)
         self._state = KFoldState()
         self._to_run: list[int] = []
         self._module: nn.Module | None = None
@@ -164,6 +185,7 @@ class KFoldLoop(OuterLoop):
         self._current: Any = None
         self._folder: KFoldFolder | None = None
         self._elsewhere: Iterator[FoldResult] | None = None
+        self._target_key: str | int | None = None
 
     # results
 
@@ -208,7 +230,10 @@ class KFoldLoop(OuterLoop):
         return self._state.missing
 
     def ensemble(self, kind: str = "soft") -> nn.Module:
-        """The folds' models as one new module, in evaluation mode.
+        """The folds' models as one new module, in evaluation mode; `ensemble_scores` are the scores of this module.
+
+        Members are asked as in the folds (``predict``, ``predict_step`` or ``forward``). Asked by ``forward`` with
+        inputs alone, a ``predict_step`` gets a batch whose label is None.
 
         Args:
             kind: "soft": ``forward`` gives the mean of their probabilities ``(B, n_classes)``; "hard": the share of
@@ -220,8 +245,8 @@ class KFoldLoop(OuterLoop):
         """
         if not self._state.results or self._module is None:
             raise ConfigurationError("There is no ensemble before a fold is finished. Call trainer.fit first.")
-        kinds = [result.kind for result in self.results if result.kind]
-        return build_ensemble(self._module, [r.weights for r in self.results], kind, kinds[0] if kinds else "logits")
+        weights = [result.weights for result in self.results]
+        return build_ensemble(self._module, weights, kind, self._asking, self._meaning or Meaning("logits"))
 
     # the loop
 
@@ -240,6 +265,8 @@ class KFoldLoop(OuterLoop):
         find_splits(self, self._data, self._folder, state)
         self._to_run = check_folds(self._folds, state.count, state.unfinished)
         state.start = state.start or trainer.snapshot()
+        state.start.complete(trainer.module)
+        self._check_early()
         self._take_finished()
         self._fold_plan = self._make_plan()
         self._send_elsewhere()
@@ -255,6 +282,7 @@ class KFoldLoop(OuterLoop):
             state.unfinished = fold
             result = run_fold(self.trainer, self.fit_loop, self._data, self._fold_plan, fold, self._repeat(fold))
             state.unfinished = None
+        self._read(result)
         check_new(result, self.results)
         state.add(result)
         self._current = result
@@ -334,9 +362,61 @@ class KFoldLoop(OuterLoop):
             self.inner_split,
             monitor,
             self.test_each_fold,
-            self.predict,
+            self._asking,
             self.threads,
         )
+
+    # reading answers
+
+    @property
+    def _asking(self) -> Asking:
+        key = None if self._data is None else self._data.target_key
+        key = self._target_key if key is None else key
+        return Asking(self.predict, self.outputs, self.to_probabilities, self.num_estimators, key)
+
+    @property
+    def _meaning(self) -> Meaning | None:
+        """How answers are read, the same in all folds."""
+        known = self._state.meaning
+        return None if known is None else Meaning(**known)
+
+    def _check_early(self) -> None:
+        """Look at two samples and at the test data before a fold is trained."""
+        trainer, data, state = self.trainer, self._data, self._state
+        self._target_key = data.target_key
+        if self.test_each_fold or (self._tests_ensemble and not trainer.run_name):
+            check_test_data(data)
+        if self.predict is False or not hasattr(data, "source"):
+            return
+        meaning = settle_early(trainer, data, self._asking)
+        if state.meaning is None and meaning is not None:
+            state.meaning = vars(meaning)
+        if not self.restarting:
+            state.start.restore(trainer.module)
+
+    def _read(self, result: FoldResult) -> None:
+        """Read the answers of a fold by the meaning that is common to all; the first fold's settle it."""
+        answers, labels = result.answers, result.labels
+        if answers is None:
+            return
+        labels = None if labels is None else as_array(labels)
+        if self._meaning is None:
+            self._state.meaning = vars(settle(self.trainer, self._data, self._asking, answers, result.last, labels))
+        meaning = self._meaning
+        assert meaning is not None
+        meaning.check(answers.movedim(-1, 0).flatten(0, 1) if self.num_estimators else answers, "the model")
+        known = self._data.labels
+        found = interpret(answers, labels, meaning, known)
+        result.predictions, result.probabilities, result.targets = found.values, found.probabilities, found.targets
+        result.kind = result.row["outputs"] = meaning.kind
+        has_names = labels is not None and labels.dtype.kind in "US" and known is not None and meaning.are_classes
+        result.classes = known.classes if has_names else None
+        result.row |= {f"oof/{name}": float(values.mean()) for name, values in result.per_sample_values().items()}
+        result.answers = result.labels = None
+
+    @property
+    def _tests_ensemble(self) -> bool:
+        return self.test_ensemble is not None and self.predict is not False
 
     def _repeat(self, fold: int) -> int:
         return self.splits.repeat(fold) if self.splits is not None else 0
@@ -344,16 +424,17 @@ class KFoldLoop(OuterLoop):
     def _test_ensemble(self) -> None:
         """Score the ensemble on the test set, once all folds are there and only in the outermost loop."""
         trainer = self.trainer
-        if self.test_ensemble is None or self.predict is False or self.missing_folds or trainer.run_name:
+        if not self._tests_ensemble or self.missing_folds or trainer.run_name:
             return
         if self._state.is_tested:
             return
-        test = self._data.test_dataloader()
-        loaders = [test] if test is not None and not isinstance(test, list | tuple) else list(test or ())
-        if loaders:
+        loaders, meaning = as_loaders(self._data.test_dataloader()), self._meaning
+        if loaders and meaning is not None:
+            labels = self._data.labels
             with trainer.indivisible():
-                scores = score_ensemble(trainer, loaders, self.results, self.test_ensemble, self.predict)
-            self._state.ensemble_scores = scores
+                self._state.ensemble_scores = score_ensemble(
+                    trainer, loaders, self.results, str(self.test_ensemble), self._asking, meaning, labels
+                )
         self._state.is_tested = True
 
     def _write(self, result: FoldResult | None = None) -> None:
@@ -364,7 +445,11 @@ class KFoldLoop(OuterLoop):
         if result is not None:
             folder.write_fold(self, result)
             self._state.note_written(result)
-        state = {"missing_folds": self.missing_folds, "ensemble": self.ensemble_scores}
+        outputs = self._state.meaning or {}
+        state = {
+            "missing_folds": self.missing_folds, "ensemble": self.ensemble_scores,
+            "outputs": outputs.get("kind"), "outputs_known_from": outputs.get("told"),
+        }  # fmt: skip
         folder.write_tables(self.results, self.tables, state)
 
     # state
@@ -375,7 +460,7 @@ class KFoldLoop(OuterLoop):
 
     @property
     def _made_by(self) -> dict[str, Any]:
-        return {name: describe(getattr(self, name)) for name in ("splitter", "predict")}
+        return {name: describe(getattr(self, name)) for name in ("splitter", "predict", "to_probabilities", "outputs")}
 
     @property
     def start(self) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from torchloops.advanced.kfold.fold_data import Stand
 from torchloops.advanced.kfold.fold_run import FoldPlan, run_fold
 from torchloops.advanced.kfold.records import FoldResult
+from torchloops.data.proxy import DataModuleProxy
 from torchloops.errors import ConfigurationError
 from torchloops.loops.loop import Loop
 from torchloops.module import attach_module, release_module
@@ -192,7 +192,8 @@ def _run_elsewhere(payload: bytes, fold: int, repeat: int, device: dict[str, Any
     trainer.fit_loop = loop
     for name, evaluation in parts["loops"].items():
         setattr(trainer, name, evaluation)
-    trainer.fit(parts["module"], datamodule=Stand(parts["data"].datamodule))
+    parts["plan"].start.complete(parts["module"])
+    trainer.fit(parts["module"], datamodule=DataModuleProxy(parts["data"].datamodule, is_prepared=True))
     result = loop.result
     assert result is not None
     return pickle.dumps(result.state_dict())

@@ -1,8 +1,9 @@
-"""Predictions for a held-out part: from what a module returns to probabilities and classes."""
+"""Predictions for a held-out part: answers of the module, and what they say by the meaning that a run has found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,15 +12,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchloops.advanced.kfold.splitters import is_classes
-from torchloops.advanced.targets import target_of
+from torchloops.data.asking import Asker
+from torchloops.data.items import find_label
+from torchloops.data.labels import LabelForm, Labels, as_array, read_form
+from torchloops.data.outputs import Meaning, UnscoredOutputsWarning
+from torchloops.data.reader import Reader, declared_classes
 from torchloops.errors import ConfigurationError, DataError
-from torchloops.hooks import is_overridden, number_of_parameters
-from torchloops.module import evaluating
+from torchloops.seeding import isolated_generators
 
-__all__ = ["Predictions", "are_probabilities", "interpret", "predict_loader", "probabilities_from"]
+__all__ = ["Asking", "Predictions", "collect_answers", "interpret", "settle", "settle_early"]
 
-_TOLERANCE = 1e-3
+
+@dataclass(frozen=True)
+class Asking:
+    """How the models of all folds are asked, as a user said it.
+
+    Args:
+        predict: a function of (module, batch); None: the module's own way; False: not at all.
+        outputs: what the answers are; None: it is found.
+        to_probabilities: turns answers into probabilities, or None.
+        num_estimators: rows a sample, one of each member of an ensemble; None: one.
+        target_key: place of the label in a batch.
+    """
+
+    predict: Any = None
+    outputs: str | None = None
+    to_probabilities: Any = None
+    num_estimators: int | None = None
+    target_key: str | int | None = None
+
+    def reader(self, module: Any, meaning: Meaning | None = None, under_precision: Any = None, **known: Any) -> Reader:
+        """What asks ``module`` and reads its answers.
+
+        Args:
+            module: a module.
+            meaning: of the answers, where it is known.
+            under_precision: see `Asker`.
+            **known: ``labels`` and ``declared`` of `Reader`.
+        """
+        settings = {} if under_precision is None else {"under_precision": under_precision}
+        asker = Asker(module, self.predict or None, self.target_key, **settings)
+        reader = Reader(
+            asker,
+            outputs=self.outputs,
+            to_probabilities=self.to_probabilities,
+            num_estimators=self.num_estimators,
+            **known,
+        )
+        reader.meaning = reader.meaning or meaning
+        return reader
 
 
 @dataclass(frozen=True)
@@ -27,143 +68,156 @@ class Predictions:
     """What a module says of some samples.
 
     Args:
-        values: predicted class ``(n_samples,)``, or numbers ``(n_samples,)`` or ``(n_samples, n_outputs)``.
-        probabilities: ``(n_samples, n_classes)``; None where the outputs are no classes' scores.
+        values: predicted class ``(n_samples,)``, labels ``(n_samples, n_labels)``, or numbers ``(n_samples,)`` or
+            ``(n_samples, n_outputs)``.
+        probabilities: ``(n_samples, n_classes)`` or ``(n_samples, n_labels)``; None where answers are no scores.
         targets: ``(n_samples, ...)``, or None where they are unknown.
-        kind: how outputs were read: "probabilities", "logits", "binary probabilities", "binary logits",
-            "classes" or "numbers".
     """
 
     values: Tensor
     probabilities: Tensor | None
     targets: Tensor | None
-    kind: str
 
 
-def predict_loader(
-    trainer: Any, loader: Iterable[Any], predict: Callable[[Any, Any], Tensor] | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """``(outputs, targets)`` of every batch in order, on the CPU, in evaluation mode and without gradients.
-
-    Outputs are those of ``predict(module, batch)``; by default of ``predict_step`` where the module defines it,
-    else of the module called with the inputs of the batch.
+def collect_answers(trainer: Any, loader: Iterable[Any], reader: Reader) -> tuple[Tensor, np.ndarray | None]:
+    """``(answers, labels)`` of all samples of a loader in order; labels are None where batches have none.
 
     Raises:
-        ConfigurationError: an output is no tensor with one row a sample.
+        ConfigurationError: answers that do not have a row a sample.
     """
-    module = trainer.module
-    move = trainer.batch_mover()
-    call = _caller(trainer, predict)
-    outputs: list[Tensor] = []
-    targets: list[Any] = []
     limit = trainer.batch_limit("predict")
-    with evaluating(module), torch.inference_mode():
-        for index, batch in enumerate(islice(loader, limit if isinstance(limit, int) else None)):
-            batch = batch if move is None else move(batch, 0)
-            outputs.append(_plain(_checked(call(batch, index))))
-            targets.append(_target_or_none(batch))
-    known = [target for target in targets if target is not None]
-    return torch.cat(outputs), torch.cat(known) if len(known) == len(targets) else None
+    answers: list[Tensor] = []
+    labels: list[Any] = []
+    for batch, found in reader.ask_all(trainer, islice(loader, limit if isinstance(limit, int) else None)):
+        answers.append(_checked(found, reader))
+        label = find_label(batch, reader.asker.target_key)
+        labels.append(None if label is None else as_array(label))
+    known = bool(labels) and all(label is not None and len(label) for label in labels)
+    return torch.cat(answers), np.concatenate(labels) if known else None
 
 
-def _plain(output: Tensor) -> Tensor:
-    output = output.detach().cpu()
-    return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output.clone()
-
-
-def _target_or_none(batch: Any) -> Tensor | None:
-    try:
-        target = target_of(batch)
-    except DataError:
-        return None
-    return target.detach().cpu().clone() if isinstance(target, Tensor) and target.ndim else None
-
-
-def _caller(trainer: Any, predict: Callable[[Any, Any], Tensor] | None) -> Callable[[Any, int], Any]:
-    module = trainer.module
-    if predict is not None:
-
-        def own(batch: Any, index: int) -> Any:
-            with trainer.autocast():
-                return predict(module, batch)
-
-        return own
-    forward = trainer.engine.step_function("__call__")
-
-    def call_module(batch: Any, index: int) -> Any:
-        return forward(_inputs_of(batch))
-
-    if not is_overridden(module, "predict_step"):
-        return call_module
-    step = trainer.engine.step_function("predict_step")
-    with_index = number_of_parameters(module.predict_step) > 1
-
-    def call_step(batch: Any, index: int) -> Any:
-        output = step(batch, index) if with_index else step(batch)
-        return output if isinstance(output, Tensor) and output.ndim else call_module(batch, index)
-
-    return call_step
-
-
-def _inputs_of(batch: Any) -> Any:
-    return batch[0] if isinstance(batch, tuple | list) else batch
-
-
-def _checked(output: Any) -> Tensor:
-    if isinstance(output, Tensor) and output.ndim in (1, 2):
-        return output
-    found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+def _checked(answers: Tensor, reader: Reader) -> Tensor:
+    if answers.ndim <= 2 + (reader.num_estimators is not None):
+        return answers
     raise ConfigurationError(
-        "Out-of-fold predictions need one row a sample: scores (B, n_classes), or values (B,) or (B, n_outputs). The "
-        f"module returned {found}. Give KFoldLoop predict=function of (module, batch), or predict=False to go without."
+        "Out-of-fold predictions need one row a sample: scores (B, n_classes), or values (B,) or (B, n_outputs). "
+        f"{reader.name} answers with shape {tuple(answers.shape)}. Give KFoldLoop predict=function of (module, batch), "
+        "or predict=False to go without."
     )
 
 
-def interpret(outputs: Tensor, targets: Tensor | None) -> Predictions:
-    """Read outputs as scores of classes, as classes, or as numbers.
+def settle_early(trainer: Any, data: Any, asking: Asking) -> Meaning | None:
+    """Ask the untrained module for two samples: what cannot be asked or read is found before a fold is trained.
 
-    They are scores of classes where they are floats, the targets are class indices, and there is a column a
-    class (or one column and targets 0 and 1). Scores that are no probabilities already go through a softmax (one
-    column: a sigmoid).
+    Returns:
+        The meaning of the answers where it is known already.
+
+    Raises:
+        ConfigurationError: the module cannot be asked, or its answers cannot be read.
     """
-    if not outputs.dtype.is_floating_point:
-        return Predictions(outputs if outputs.ndim == 1 else outputs.squeeze(1), None, targets, "classes")
-    kind = _kind_of(outputs, targets)
-    if kind == "numbers":
-        values = outputs.squeeze(1) if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
-        return Predictions(values, None, targets, kind)
-    probabilities = probabilities_from(outputs, kind)
-    return Predictions(probabilities.argmax(dim=1), probabilities, targets, kind)
+    reader = _reader(trainer, data, asking)
+    ids = list(data.sample_ids)[:2]
+    move = trainer.batch_mover()
+    with isolated_generators(0):
+        _, batch = next(iter(data.source.loader_with_ids(ids, len(ids))))
+        batch = batch if move is None else move(batch, 0)
+    found = reader.dry_pass(trainer.module, batch, len(ids))
+    _checked(found, reader)
+    if reader.meaning is not None:
+        _say_if_unscored(reader.meaning, reader.labels, found, reader.name)
+    return reader.meaning
 
 
-def probabilities_from(outputs: Tensor, kind: str) -> Tensor:
-    """Probabilities ``(n_samples, n_classes)`` from outputs of a kind that `interpret` found."""
-    if kind == "probabilities":
-        return outputs
-    if kind == "logits":
-        return outputs.softmax(dim=1)
-    one = outputs.reshape(-1)
-    one = one if kind == "binary probabilities" else one.sigmoid()
-    return torch.stack([1 - one, one], dim=1)
+def settle(trainer: Any, data: Any, asking: Asking, answers: Tensor, last: str | None, labels: Any) -> Meaning:
+    """The meaning of all answers of the first fold.
+
+    Args:
+        trainer, data, asking: of the run.
+        answers: from `collect_answers`.
+        last: the model's last operation.
+        labels: of the held-out part, where those of all samples are not known.
+    """
+    reader = _reader(trainer, data, asking)
+    if reader.labels is None and labels is not None:
+        reader.labels = read_form(labels)
+    reader.last = last
+    reader.settle(answers, is_all=True)
+    assert reader.meaning is not None
+    _say_if_unscored(reader.meaning, reader.labels, answers, reader.name)
+    return reader.meaning
 
 
-def are_probabilities(outputs: Tensor) -> bool:
-    """Whether every row is a distribution: no entry below 0, and a sum of 1."""
-    return bool(((outputs.sum(dim=1) - 1).abs() < _TOLERANCE).all()) and bool((outputs >= 0).all())
+def _reader(trainer: Any, data: Any, asking: Asking) -> Reader:
+    source = getattr(data, "source", None)
+    owners = (data.datamodule, source and source.train)
+    declared = declared_classes(trainer.module, *owners)
+    labels = data.labels
+    if labels is not None and labels.classes:
+        declared.add(len(labels.classes))
+    return asking.reader(
+        trainer.module,
+        under_precision=trainer.engine.under_precision,
+        labels=_form_of(labels),
+        declared=declared,
+    )
 
 
-def _kind_of(outputs: Tensor, targets: Tensor | None) -> str:
-    several = outputs.ndim == 2 and outputs.shape[1] > 1
-    classes = targets is not None and is_classes(np.asarray(targets))
-    if targets is not None and not classes:
-        return "numbers"
-    if several:
-        if targets is not None and int(targets.max()) >= outputs.shape[1]:
-            return "numbers"
-        if are_probabilities(outputs):
-            return "probabilities"
-        return "logits" if classes else "numbers"
-    if targets is None or not bool(((targets == 0) | (targets == 1)).all()):
-        return "numbers"
-    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
-    return "binary probabilities" if inside else "binary logits"
+def _form_of(labels: Labels | None) -> LabelForm | None:
+    """The form of all labels, read out of the samples where they are nowhere else; None: the samples have none."""
+    try:
+        return None if labels is None else labels.form
+    except DataError:
+        return None
+
+
+def _say_if_unscored(meaning: Meaning, labels: LabelForm | None, answers: Tensor, name: str) -> None:
+    """Say that answers of several columns are no scores of the labels, and so are taken as numbers."""
+    several = answers.ndim > 1 and answers.shape[1] > 1
+    if meaning.kind != "numbers" or labels is None or not labels.n_classes or labels.kind == "numbers" or not several:
+        return
+    if meaning.told != "given":
+        warnings.warn(
+            f"{name} answers with {answers.shape[1]} numbers a sample, and the labels have {labels.n_classes} classes: "
+            "they are not taken for scores of classes, out-of-fold predictions are plain numbers, and nothing is "
+            'scored by them. If they are scores of more classes than the data has, give outputs="logits" or '
+            '"probabilities".',
+            UnscoredOutputsWarning,
+            stacklevel=4,
+        )
+
+
+def interpret(answers: Tensor, labels: np.ndarray | None, meaning: Meaning, known: Labels | None) -> Predictions:
+    """Answers of a held-out part, or of the mean over the members of an ensemble, by their meaning.
+
+    Args:
+        answers: ``(n_samples, n_columns)``, with a last dimension for members; or whole numbers ``(n_samples,)``.
+        labels: of the same samples, or None.
+        meaning: of the answers.
+        known: the labels of the data, which know the order of classes.
+
+    Raises:
+        ConfigurationError: answers that contradict the meaning.
+        DataError: labels that are names, whose order is unknown.
+    """
+    if meaning.kind == "classes":
+        return Predictions(answers.squeeze(1) if answers.ndim == 2 else answers, None, _targets(labels, meaning, known))
+    if meaning.kind == "numbers":
+        values = answers.mean(-1) if answers.ndim == 3 else answers
+        return Predictions(_squeezed(values), None, _targets(labels, meaning, known))
+    probabilities = meaning.probabilities(answers)
+    probabilities = probabilities.mean(-1) if probabilities.ndim == 3 else probabilities
+    values = (probabilities > 0.5).long() if meaning.is_multilabel else probabilities.argmax(dim=1)
+    return Predictions(values, probabilities, _targets(labels, meaning, known))
+
+
+def _squeezed(values: Tensor) -> Tensor:
+    return values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def _targets(labels: np.ndarray | None, meaning: Meaning, known: Labels | None) -> Tensor | None:
+    if labels is None:
+        return None
+    if labels.dtype.kind in "US" or (meaning.are_classes and not meaning.is_multilabel):
+        own = known or Labels(labels, given=labels)
+        return torch.as_tensor(own.encoded(labels))
+    return torch.as_tensor(labels)

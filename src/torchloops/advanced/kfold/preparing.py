@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from torchloops.advanced.describing import check_same
 from torchloops.advanced.kfold.checks import UnusedValidationDataWarning
 from torchloops.advanced.kfold.datamodule import KFoldDataModule
 from torchloops.advanced.kfold.export import KFoldFolder
 from torchloops.advanced.kfold.protocol import ProtocolData, follows_protocol
 from torchloops.advanced.kfold.splits import Splits
-from torchloops.advanced.kfold.splitters import DEFAULT_FOLDS, make_splits, needs_labels, resolve_splitter
+from torchloops.advanced.kfold.splitters import DEFAULT_FOLDS, make_splits, may_use_labels, resolve_splitter, stratifies
 from torchloops.advanced.kfold.state import KFoldState
+from torchloops.data.fingerprint import check_same
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
+from torchloops.trainer.loaders import as_loaders, number_of_batches
 from torchloops.trainer.plain import plain_or_none
 
-__all__ = ["find_data", "find_splits", "settings_of"]
+__all__ = ["check_test_data", "find_data", "find_splits", "settings_of"]
 
 
 def find_data(trainer: Any) -> KFoldDataModule | ProtocolData:
@@ -41,6 +42,17 @@ def find_data(trainer: Any) -> KFoldDataModule | ProtocolData:
     given.trainer = trainer
     given.splits = None
     return given
+
+
+def check_test_data(data: KFoldDataModule | ProtocolData) -> None:
+    """Ask for the test data once, so that what is wrong with it is found before a fold is trained.
+
+    Raises:
+        DataError: a loader of it has no batches.
+    """
+    with isolated_generators():
+        for loader in as_loaders(data.test_dataloader()):
+            number_of_batches(loader)
 
 
 def _own_data(trainer: Any) -> Any:
@@ -79,7 +91,7 @@ def find_splits(loop: Any, data: KFoldDataModule | ProtocolData, folder: KFoldFo
         splits = stored.check(None if type(splitter).__name__ == "PredefinedSplit" else groups)
     else:
         splits = before or make_splits(
-            splitter, data.n_samples, _labels(data, splitter), groups, loop.num_folds, loop.seed
+            splitter, data.n_samples, data.sample_ids, _labels(data, splitter), groups, loop.num_folds, loop.seed
         )
     if before is not None:
         _check_resumed(loop, data, splits, state)
@@ -121,8 +133,15 @@ def _check_resumed(loop: Any, data: KFoldDataModule, splits: Splits, state: KFol
 
 
 def _labels(data: KFoldDataModule, splitter: Any) -> np.ndarray | None:
-    """Labels for the splitter; read out of the items only where it stratifies and they are nowhere else."""
-    return data.read_targets() if needs_labels(splitter) else data.targets
+    """Labels for the splitter; read out of the samples only where it may look at them and they are nowhere else."""
+    if not may_use_labels(splitter):
+        return data.targets
+    try:
+        return data.read_targets()
+    except DataError:
+        if stratifies(splitter):
+            raise
+        return None
 
 
 def _check_same_run(stored: Splits, loop: Any, splitter: Any, data: KFoldDataModule, folder: Any) -> None:

@@ -33,6 +33,8 @@ class ProtocolData:
     is_study = False
     targets: np.ndarray | None = None
     groups = None
+    labels = None
+    target_key = None
 
     def __init__(self, datamodule: Any) -> None:
         self.datamodule = datamodule

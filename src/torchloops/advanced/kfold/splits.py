@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from torchloops.data.fingerprint import fingerprint
 from torchloops.errors import DataError
 
 __all__ = ["Split", "Splits"]
@@ -27,7 +27,7 @@ class Split:
     @property
     def hash(self) -> str:
         """First 16 hexadecimal digits of SHA-256 over the sample ids."""
-        return _hash_of([self])
+        return fingerprint([self.train, self.test])
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Splits:
     @property
     def hash(self) -> str:
         """First 16 hexadecimal digits of SHA-256 over the folds."""
-        return _hash_of(self.folds)
+        return fingerprint([[split.train, split.test] for split in self.folds])
 
     def check(self, groups: Sequence[Any] | np.ndarray | None = None) -> Splits:
         """Return these splits, or refuse them.
@@ -117,11 +117,6 @@ class Splits:
                 f"The splits cannot be read: {type(error).__name__}: {error}. Expected n_samples, splitter, seed, "
                 'num_repeats, and for every fold a list "test" and "train" (a list or "all others").'
             ) from error
-
-
-def _hash_of(folds: Sequence[Split]) -> str:
-    text = repr([(split.train, split.test) for split in folds])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _integers(values: Any) -> list[int]:

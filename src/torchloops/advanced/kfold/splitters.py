@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from torchloops.advanced.kfold.splits import Split, Splits
+from torchloops.data.labels import read_form
 from torchloops.errors import ConfigurationError, DataError, did_you_mean
 
-__all__ = ["SPLITTERS", "make_splits", "needs_groups", "needs_labels", "resolve_splitter"]
+__all__ = ["SPLITTERS", "make_splits", "may_use_labels", "needs_groups", "resolve_splitter"]
 
 _CLASSES = {
     "kfold": "KFold",
@@ -69,15 +70,10 @@ def resolve_splitter(
 
 
 def _default_name(labels: np.ndarray | None, groups: np.ndarray | None) -> str:
-    by_class = labels is not None and is_classes(labels)
+    by_class = labels is not None and read_form(labels).is_classes
     if groups is not None:
         return "stratified_group" if by_class else "group"
     return "stratified" if by_class else "kfold"
-
-
-def is_classes(labels: np.ndarray) -> bool:
-    """Whether labels are class labels: one whole number, bool or text a sample."""
-    return labels.ndim == 1 and labels.dtype.kind in "iubUSO"
 
 
 def _by_name(name: str, num_folds: int | None, num_repeats: int | None, seed: int, groups: np.ndarray | None) -> Any:
@@ -121,26 +117,43 @@ def _group_shuffling(cls: Any, seed: int) -> dict[str, Any]:
     return {"shuffle": True, "random_state": seed} if takes else {}
 
 
-def needs_labels(splitter: Any) -> bool:
-    """Whether a splitter stratifies."""
-    return "Stratified" in type(splitter).__name__
+def stratifies(splitter: Any) -> bool:
+    """Whether a splitter is one of scikit-learn's own that keep the classes' shares."""
+    return _is_own(splitter) and "Stratified" in type(splitter).__name__
+
+
+def may_use_labels(splitter: Any) -> bool:
+    """Whether a splitter looks at labels, or might: that is every one that is not scikit-learn's own."""
+    return stratifies(splitter) or not _is_own(splitter)
 
 
 def needs_groups(splitter: Any) -> bool:
-    """Whether a splitter keeps groups together."""
-    name = type(splitter).__name__
-    return "Group" in name
+    """Whether a splitter is one of scikit-learn's own that keep groups together."""
+    return _is_own(splitter) and "Group" in type(splitter).__name__
+
+
+def _is_own(splitter: Any) -> bool:
+    return type(splitter).__module__.startswith("sklearn.")
 
 
 def make_splits(
     splitter: Any,
     n_samples: int,
+    sample_ids: Sequence[int],
     labels: np.ndarray | None,
     groups: np.ndarray | None,
     num_folds: int | None,
     seed: int,
 ) -> Splits:
     """Ask the splitter for its folds and check them.
+
+    Args:
+        splitter: with ``split`` and ``get_n_splits``.
+        n_samples: samples of the data set.
+        sample_ids: ids of those that are split.
+        labels, groups: of all samples of the data set, or None.
+        num_folds: folds of one repeat, where that was asked for.
+        seed: of the splitter, for the record.
 
     Raises:
         ConfigurationError: the splitter has another number of folds than ``num_folds``.
@@ -152,7 +165,11 @@ def make_splits(
         raise ConfigurationError(
             f"{type(splitter).__name__} needs the group of every sample. Give them: KFoldDataModule(data, groups=...)."
         )
-    inputs = np.zeros(n_samples)
+    ids = np.asarray(sample_ids)
+    inputs = np.zeros(len(ids))
+    all_groups = groups
+    labels = None if labels is None else _for_splitter(labels[ids])
+    groups = None if groups is None else groups[ids]
     total = int(splitter.get_n_splits(inputs, labels, groups))
     if num_folds is not None and total != num_folds * repeats:
         raise ConfigurationError(
@@ -160,17 +177,26 @@ def make_splits(
             + (f" in {repeats} repeats" if repeats > 1 else "")
             + ". Leave num_folds out, or give the same number."
         )
-    _check_numbers(splitter, n_samples, labels, groups, total // repeats)
+    _check_numbers(splitter, len(ids), labels, groups, total // repeats)
     try:
-        wanted = needs_groups(splitter) or not type(splitter).__module__.startswith("sklearn.")
+        wanted = needs_groups(splitter) or not _is_own(splitter)
         pairs = list(splitter.split(inputs, labels, groups if wanted else None))
     except ValueError as error:
-        raise DataError(f"{type(splitter).__name__} cannot split {n_samples} samples: {error}") from error
+        raise DataError(f"{type(splitter).__name__} cannot split {len(ids)} samples: {error}") from error
     folds = [
-        Split(index, np.asarray(train).tolist(), np.asarray(test).tolist()) for index, (train, test) in enumerate(pairs)
+        Split(index, ids[np.asarray(train)].tolist(), ids[np.asarray(test)].tolist())
+        for index, (train, test) in enumerate(pairs)
     ]
     splits = Splits(n_samples, folds, type(splitter).__name__, seed, repeats)
-    return splits.check(None if is_predefined else groups)
+    return splits.check(None if is_predefined else all_groups)
+
+
+def _for_splitter(labels: np.ndarray) -> np.ndarray:
+    """Labels as splitters take them: one-hot rows become classes, and fractions without a fraction whole numbers."""
+    form = read_form(labels)
+    if form.kind == "one_hot":
+        return labels.argmax(axis=1)
+    return labels.astype(np.int64) if form.kind == "classes" and form.written == "float" else labels
 
 
 def _check_numbers(
@@ -181,9 +207,9 @@ def _check_numbers(
         raise DataError(f"{folds} folds need {folds} samples or more, but there are {n_samples}. Use fewer folds.")
     if needs_groups(splitter) and groups is not None and folds > len(np.unique(groups)):
         raise DataError(f"{folds} folds need {folds} groups or more, but there are {len(np.unique(groups))}.")
-    if not needs_labels(splitter) or labels is None:
+    if not stratifies(splitter) or labels is None:
         return
-    if not is_classes(labels):
+    if not read_form(labels).is_classes:
         raise DataError(
             f"{type(splitter).__name__} needs one class label a sample, got {labels.dtype} values of shape "
             f'{labels.shape}. Use splitter="kfold", or give targets=... to KFoldDataModule.'

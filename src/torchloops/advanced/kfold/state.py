@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchloops.advanced.kfold.records import FoldResult
 from torchloops.advanced.kfold.splits import Splits
-from torchloops.advanced.kfold.weights import hash_of_weights
+from torchloops.data.fingerprint import fingerprint
 from torchloops.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KFoldState"]
 
-_PLAIN = ("unfinished", "data", "random", "job_threads", "ensemble_scores", "is_tested", "is_refitted")
+_PLAIN = ("unfinished", "data", "random", "meaning", "job_threads", "ensemble_scores", "is_tested", "is_refitted")
 
 
 @dataclass
@@ -32,6 +32,7 @@ class KFoldState:
         on_disk: hash of the weights of each fold whose weights ``export_path`` holds; checkpoints leave those out.
         data: what identifies the data.
         random: generators at the start, for a data module that splits at random.
+        meaning: how the answers of all folds are read, as the arguments of a `Meaning`; None: not found yet.
         job_threads: torch threads a fold computes with, once folds ran in other processes.
         ensemble_scores: of the ensemble on the test set.
         is_tested, is_refitted: the ensemble was scored, and a last model trained, after the last fold.
@@ -46,6 +47,7 @@ class KFoldState:
     on_disk: dict[int, str] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     random: Any = None
+    meaning: dict[str, str] | None = None
     job_threads: int | None = None
     ensemble_scores: dict[str, float] = field(default_factory=dict)
     is_tested: bool = False
@@ -63,7 +65,7 @@ class KFoldState:
 
     def note_written(self, result: FoldResult) -> None:
         """Note that the folder of results holds the fold's weights."""
-        self.on_disk[result.fold] = hash_of_weights(result.weights)
+        self.on_disk[result.fold] = fingerprint(result.weights)
 
     def read_weights(self, found: dict[int, FoldResult], folder: KFoldFolder | None) -> None:
         """Take the weights that a checkpoint left on the disk from the results found there.
@@ -78,7 +80,7 @@ class KFoldState:
                     f"The checkpoint has left the weights of fold {fold} to the folder of the run's results, and there "
                     f"are none in {place}. Put the folder back, or give the export_path that the run had."
                 )
-            if hash_of_weights(found[fold].weights) != digest:
+            if fingerprint(found[fold].weights) != digest:
                 raise CheckpointError(
                     f"The weights of fold {fold} in {place} are others than when the checkpoint was taken. Put the "
                     "file back, or start the cross-validation anew with another export_path."

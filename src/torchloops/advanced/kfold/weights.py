@@ -1,16 +1,14 @@
-"""Weights of a fold: drawn anew where every fold is to have its own, copied, and told apart."""
+"""Weights of a fold: drawn anew where every fold is to have its own, and copied."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchloops.errors import ConfigurationError
 
-__all__ = ["draw_weights", "hash_of_weights", "weights_of"]
+__all__ = ["draw_weights", "weights_of"]
 
 _NAMES = ("reset_parameters", "_reset_parameters")
 
@@ -58,15 +56,3 @@ def weights_of(module: nn.Module) -> dict[str, Any]:
         name: value.detach().cpu().clone() if hasattr(value, "detach") else value
         for name, value in module.state_dict().items()
     }
-
-
-def hash_of_weights(weights: dict[str, Any]) -> str:
-    """First 16 hexadecimal digits of SHA-256 over names, types and values."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {getattr(value, 'dtype', '')} {getattr(value, 'shape', '')}".encode())
-        is_tensor = isinstance(value, Tensor)
-        digest.update(
-            value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes() if is_tensor else repr(value).encode()
-        )
-    return digest.hexdigest()[:16]

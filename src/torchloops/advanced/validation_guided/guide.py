@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -149,12 +149,16 @@ class GuidePass:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """Eval mode, nothing logged, metrics untouched, generators of its own; all restored after it."""
+        """A context for a guide pass, with generators of its own."""
+        with self._own_generators() if self._draws else nullcontext(), self.unnoticed(self.mode):
+            yield
+
+    @contextmanager
+    def unnoticed(self, mode: str = "eval") -> Iterator[None]:
+        """A context that leaves modes, logged values and metrics as they were; in eval mode unless ``mode`` differs."""
         module = self.trainer.module
         with ExitStack() as stack:
-            if self._draws:
-                stack.enter_context(self._own_generators())
-            if self.mode == "eval":
+            if mode == "eval":
                 stack.enter_context(module_modes(module))
                 module.eval()
             for part in self._loggers:

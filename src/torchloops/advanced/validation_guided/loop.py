@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from torchloops.advanced.describing import check_same, describe
 from torchloops.advanced.validation_guided.guide import GuideBatches, GuidePass
 from torchloops.advanced.validation_guided.scaling import Scale, warn_if_cancelled
 from torchloops.advanced.validation_guided.settings import check_guide_data, check_settings
 from torchloops.advanced.validation_guided.split import GuideSplit, cut_guide
 from torchloops.advanced.validation_guided.steps import GuidedSteps
+from torchloops.data.fingerprint import check_same, describe
 from torchloops.errors import ConfigurationError
 from torchloops.loops.training_epoch_loop import TrainingEpochLoop
 
@@ -63,6 +63,8 @@ class ValidationGuidedLoop(TrainingEpochLoop):
         min_scale, max_scale: limits of the factor; None: no limit.
         sample_losses: for "reweight": ``(module, batch) -> losses (batch_size,)``. Default: ``"losses"`` in the
             dictionary that ``training_step`` returns, else cross-entropy of a classifier.
+        target_key: key or position of the label in a sample. Default: the second entry of a tuple, or the one key of
+            a dict among ``label``, ``labels``, ``target``, ``targets``, ``y``.
         seed: of the split and of the guide pass's own random generators.
         log_guide: log, averaged over the epoch, ``guide/loss``, ``guide/scale``, ``guide/grad_norm`` and
             ``guide/grad_norm_scaled``; for "reweight" the share of samples with a weight as
@@ -106,6 +108,7 @@ class ValidationGuidedLoop(TrainingEpochLoop):
         min_scale: float | None = 0.0,
         max_scale: float | None = 10.0,
         sample_losses: Callable[[Any, Any], Tensor] | None = None,
+        target_key: str | int | None = None,
         seed: int = 0,
         log_guide: bool = True,
     ) -> None:
@@ -122,6 +125,7 @@ class ValidationGuidedLoop(TrainingEpochLoop):
         self.min_scale = min_scale
         self.max_scale = max_scale
         self.sample_losses = sample_losses
+        self.target_key = target_key
         self.seed = seed
         self.log_guide = log_guide
         check_settings(self)
@@ -145,7 +149,7 @@ class ValidationGuidedLoop(TrainingEpochLoop):
     def on_train_dataloader(self, loader: Any) -> Any:
         if self._guide_dataloader is not None:
             return loader
-        self._cut = cut_guide(loader, self.guide_split, self.seed, self.trainer.datamodule)
+        self._cut = cut_guide(loader, self.guide_split, self.seed, self.trainer.datamodule, self.target_key)
         return self._cut.rest
 
     def on_run_start(self, batches: Batches) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,17 @@ from torchloops.loops.step import call_step
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
 
-__all__ = ["SampleLosses", "alignments", "classification_losses"]
+__all__ = ["ReweightedLossWarning", "SampleLosses", "alignments", "classification_losses"]
 
 _CONTRACT = (
     'scale="reweight" needs a loss for every sample. Return {"loss": losses.mean(), "losses": losses} from '
     "training_step, with losses of shape (batch_size,), or give "
     "ValidationGuidedLoop(sample_losses=lambda module, batch: ...)."
 )
+
+
+class ReweightedLossWarning(UserWarning):
+    """The losses that are weighted are not those that the module trains by."""
 
 
 class SampleLosses:
@@ -49,6 +54,24 @@ class SampleLosses:
         self._losses = trainer.engine.under_precision(lambda batch: function(module, batch))
         self._given = sample_losses is not None
         self._returns_losses = not self._given
+
+    def compare(self, batch: Any, batch_idx: int) -> None:
+        """Say so where the mean of the losses is not what the module trains by; called with everything else at rest."""
+        output = self._step(batch, batch_idx)
+        loss = output.get("loss") if isinstance(output, dict) else output
+        losses = None if self._given or not isinstance(output, dict) else output.get("losses")
+        losses = self._losses(batch) if losses is None else losses
+        if not isinstance(loss, Tensor) or not isinstance(losses, Tensor):
+            return
+        mean = losses.float().mean()
+        if not torch.isclose(loss.float(), mean, rtol=1e-3, atol=1e-5):
+            warnings.warn(
+                f'scale="reweight" weighs losses whose mean is {float(mean):.4g}, where training_step returns '
+                f"{float(loss):.4g}: weighted steps train by another loss than the module's own (smoothed labels, class "
+                'weights, penalties). Return {"loss": ..., "losses": losses} from training_step, or sample_losses.',
+                ReweightedLossWarning,
+                stacklevel=2,
+            )
 
     def __call__(self, batch: Any, batch_idx: int) -> tuple[dict[str, Any], Tensor | None]:
         with torch.set_grad_enabled(self._returns_losses):

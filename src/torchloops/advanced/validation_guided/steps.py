@@ -13,6 +13,7 @@ from torchloops.advanced.validation_guided.guide import GuidePass
 from torchloops.advanced.validation_guided.reweighting import SampleLosses, alignments
 from torchloops.advanced.validation_guided.scaling import gradients_of, scale_gradients
 from torchloops.errors import ConfigurationError
+from torchloops.seeding import isolated_generators
 
 if TYPE_CHECKING:
     from torchloops.advanced.validation_guided.loop import ValidationGuidedLoop
@@ -103,8 +104,14 @@ class GuidedSteps:
     def wrap(self, training_step: Callable[..., Any], index: int) -> Callable[..., Any]:
         """The training step of an optimizer with its samples weighted."""
         losses_of = SampleLosses(self.trainer, training_step, index, self.loop.sample_losses)
+        is_compared = False
 
         def step(batch: Any, batch_idx: int) -> Any:
+            nonlocal is_compared
+            if not is_compared:
+                is_compared = True
+                with isolated_generators(), self.guide.unnoticed(), torch.no_grad():
+                    losses_of.compare(batch, batch_idx)
             rest, losses = losses_of(batch, batch_idx)
             if losses is None:
                 return None

@@ -1,0 +1,103 @@
+"""The Python attributes of a module and its parts: copied, and put back."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+
+from torchloops.module import BORROWED
+
+__all__ = ["Attributes", "UncopiedAttributesWarning"]
+
+_NO_STATE = frozenset(vars(nn.Module())) | {"_trainer", "trainer", "_fabric", "_compiled_call_impl"} | BORROWED
+
+
+class UncopiedAttributesWarning(UserWarning):
+    """A module has attributes that cannot be copied, so what training changes in them stays changed."""
+
+
+class Attributes:
+    """Copies of the attributes of all parts of a module, without parameters, buffers and parts.
+
+    Data sets, loaders, optimizers, schedulers and modules are kept as they are. What cannot be copied is named in a
+    warning.
+
+    Args:
+        module: the module to copy from.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        found = {path: {name: part.__dict__[name] for name in _names_of(part)} for path, part in module.named_modules()}
+        helpless: list[str] = []
+        self._values = _copied(found, module, helpless)
+        if helpless:
+            warnings.warn(
+                f"{type(module).__name__} has attributes that cannot be copied: {', '.join(helpless)}. What training "
+                "changes in them is still there when the next fold or round begins. Give their classes __deepcopy__, "
+                "or make them anew in on_fit_start.",
+                UncopiedAttributesWarning,
+                stacklevel=4,
+            )
+
+    def restore(self, module: nn.Module) -> None:
+        """Give a module the attributes back; those that it did not have are taken away."""
+        copies = _copied(self._values, module, [])
+        for path, part in module.named_modules():
+            then = copies.get(path, {})
+            for name in _names_of(part) - then.keys():
+                del part.__dict__[name]
+            part.__dict__.update(then)
+
+
+def _names_of(part: nn.Module) -> set[str]:
+    return part.__dict__.keys() - _NO_STATE
+
+
+def _copied(values: dict[str, dict[str, Any]], module: nn.Module, helpless: list[str]) -> dict[str, dict[str, Any]]:
+    """Copies that share what the originals share; names of what cannot be copied are added to ``helpless``."""
+    memo = _memo(values, module)
+    copies: dict[str, dict[str, Any]] = {}
+    for path, names in values.items():
+        copies[path] = {}
+        for name in sorted(names):
+            try:
+                copies[path][name] = _copy(names[name], memo)
+            except Exception:  # locks, open files, running generators ...
+                copies[path][name] = names[name]
+                helpless.append(f"{path}.{name}".removeprefix("."))
+    return copies
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor) and value.grad_fn is not None and id(value) not in memo:
+        return value.detach().clone()
+    return copy.deepcopy(value, memo)
+
+
+def _memo(values: dict[str, dict[str, Any]], module: nn.Module) -> dict[int, Any]:
+    """What copies refer to instead of copying it, as ``copy.deepcopy`` takes it."""
+    trainer = module.__dict__.get("_trainer") or module.__dict__.get("trainer")
+    kept = [*module.modules(), *module.parameters(), *module.buffers(), *([] if trainer is None else [trainer])]
+    for names in values.values():
+        kept += [value for value in _flat(names, depth=4) if _is_kept(value)]
+    return {id(value): value for value in kept}
+
+
+def _flat(value: Any, depth: int) -> list[Any]:
+    """A value and what is in it, where it is a collection."""
+    inside = list(value.values()) if isinstance(value, dict) else value
+    if not depth or not isinstance(inside, list | tuple | set):
+        return [value]
+    return [value, *(part for item in inside for part in _flat(item, depth - 1))]
+
+
+def _is_kept(value: Any) -> bool:
+    """Whether a value is no state of the module: data, modules, and optimizers, which have a state of their own."""
+    if isinstance(value, nn.Module | Dataset | DataLoader | Optimizer):
+        return True
+    return isinstance(getattr(value, "optimizer", None), Optimizer)
