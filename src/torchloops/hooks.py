@@ -37,8 +37,8 @@ the module, as ``module.on_x(...)``. `Trainer.call_hook` calls any other name in
         on_fit_end
         teardown(stage)
 
-    An isolated inner run fires setup (callbacks), on_fit_start, on_train_start ... on_train_end, on_fit_end,
-    teardown (callbacks) for its own callbacks.
+    An isolated inner run, its data in place, fires setup("fit"), on_fit_start, on_train_start ... on_train_end,
+    on_fit_end and teardown("fit") for the module and its own callbacks.
     validate, test and predict fire setup, the hooks of their loop (with "test" or "predict" in the names) and
     teardown.
 

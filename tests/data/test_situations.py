@@ -110,7 +110,8 @@ def fit(make_trainer):
     """Runs a fit in one of the ways and returns ``(loop, trainer)``."""
 
     def run(way, module, data, loop=None, inner=None, guided=None, epochs=2, callbacks=(), **settings):
-        trainer = make_trainer(max_epochs=epochs, callbacks=[KeepRounds(), *callbacks], **settings)
+        settings = {"max_epochs": epochs, "num_sanity_val_steps": 0, **settings}
+        trainer = make_trainer(callbacks=[KeepRounds(), *callbacks], **settings)
         loops = {
             PLAIN: (), KFOLD: (KFoldLoop,), GUIDED: (), ACTIVE: (ActiveLearningLoop,),
             NESTED: (KFoldLoop, ActiveLearningLoop),
@@ -136,9 +137,9 @@ def fit(make_trainer):
 # what is compared
 
 
-def same_labels(found, expected, names=None):
-    """Labels on record, a name, index or list each, and those that are right."""
-    return [as_plain(one, names) for one in found] == [as_plain(one, names) for one in expected]
+def same_labels(found, expected):
+    """Labels on record, a number or list each, and those that are right."""
+    return [as_plain(one) for one in found] == [as_plain(one) for one in expected]
 
 
 def as_plain(label, names=None):
@@ -212,7 +213,11 @@ def check_rows(situation, part, ids, expected):
 
 def check_queries(situation, queries, run, pool, per_query):
     """Labels on record, and what every round has asked for, from the weights of that round."""
-    assert same_labels(queries["label"], [situation.labels[i] for i in queries["sample_id"]], situation.names)
+    if situation.classes is None:
+        assert same_labels(queries["label"], [situation.labels[i] for i in queries["sample_id"]])
+    else:  # one-hot labels are on record as they are, or as an index
+        found = [as_class(label, situation.names) for label in queries["label"]]
+        assert found == [situation.classes[i] for i in queries["sample_id"]]
     if situation.names is not None:
         assert set(queries["label"]) <= set(situation.names)
     initial = queries[queries["round"] < 0]["sample_id"].tolist()

@@ -69,7 +69,7 @@ def test_the_summary_holds_the_table_and_the_ensemble(fast):
     held_out = summary["folds"]["val/accuracy"]
     folds = pandas.read_csv(folder / "folds.csv")
     assert held_out["values"] == pytest.approx(list(folds["val/accuracy"]))
-    assert held_out["low"] < held_out["mean"] < held_out["high"]
+    assert held_out["nb_low"] < held_out["mean"] < held_out["nb_high"]
     assert 0 < summary["ensemble"]["test/accuracy"]["mean"] <= 1
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2

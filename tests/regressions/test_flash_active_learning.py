@@ -18,6 +18,7 @@ from torchloops.advanced.active_learning import (
 )
 from torchloops.advanced.active_learning.baal_import import import_baal
 from torchloops.advanced.active_learning.stochastic import StochasticForward, mc_dropout
+from torchloops.data import Asker, Reader
 
 
 class Classifier(LoopModule):
@@ -89,11 +90,13 @@ def test_draws_differ_also_with_baals_consistent_dropout():
     from baal.bayesian.consistent_dropout import ConsistentDropout
 
     model = nn.Sequential(nn.Linear(4, 16), ConsistentDropout(0.5), nn.Linear(16, 3))
+    reader = Reader(Asker(model), outputs="logits")
+    reader.is_tried = True
     for way in ("vmapped", "looped"):
-        forward = StochasticForward(model, 5)
+        forward = StochasticForward(reader, 5)
         forward._ways = [getattr(forward, f"_{way}")]
         with mc_dropout(model):
-            draws = forward(torch.randn(3, 4))
+            draws = forward(torch.randn(3, 4), 3)
         assert all(not torch.equal(draws[..., 0], draws[..., i]) for i in range(1, 5))
 
 
@@ -133,9 +136,8 @@ def test_a_validation_sample_never_becomes_a_training_sample(tmp_path):
 
     class Watcher(Callback):
         def on_train_epoch_end(self, trainer, module):
-            ids = trainer.datamodule.train_dataloader().dataset.indices
-            seen["train"] |= set(ids)
-            seen["val"].append(tuple(trainer.datamodule.val_dataloader().dataset.indices))
+            seen["train"] |= set(trainer.datamodule.train_dataloader().dataset.indices.tolist())
+            seen["val"].append(tuple(trainer.datamodule.val_dataloader().dataset.indices.tolist()))
 
     run_study(tmp_path, make_data(val_split=6), ActiveLearningLoop(max_rounds=4), callbacks=[Watcher()])
     assert len(set(seen["val"])) == 1
@@ -156,7 +158,7 @@ def test_the_pool_is_scored_without_training_augmentation():
             return torch.full((2,), index + self.shift), self.targets[index]
 
     data = ActiveLearningDataModule(View(0.5), initial_num_labels=4, eval_dataset=View(0.0))
-    pool = torch.cat([inputs[:, 0] for _, inputs in data.pool_dataloader()])
+    pool = torch.cat([inputs[:, 0] for _, (inputs, _) in data.pool_dataloader()])
     train = torch.cat([inputs[:, 0] for inputs, _ in data.train_dataloader()])
     assert pool.tolist() == [float(i) for i in data.pool_ids]
     assert sorted(train.tolist()) == sorted(i + 0.5 for i in data.labelled_ids)

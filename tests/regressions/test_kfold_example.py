@@ -105,7 +105,7 @@ def test_scores_are_put_together(tmp_path):
     values = loop.folds["val/accuracy"]
     assert table.loc["val/accuracy", "mean"] == pytest.approx(values.mean())
     assert table.loc["val/accuracy", "std"] == pytest.approx(values.std())
-    assert table.loc["val/accuracy", "low"] < values.mean() < table.loc["val/accuracy", "high"]
+    assert table.loc["val/accuracy", "nb_low"] < values.mean() < table.loc["val/accuracy", "nb_high"]
 
 
 def test_out_of_fold_predictions_are_those_of_the_fold_that_held_the_sample_out(tmp_path):

@@ -56,8 +56,8 @@ class Asker:
             self._call = under_precision(lambda batch, index: predict(module, batch))
         elif self._shows:
             self.name = f"{name}.predict_step"
-            with_index = number_of_parameters(module.predict_step) > 1  # type: ignore[arg-type]
             step: Any = module.predict_step
+            with_index = number_of_parameters(step) > 1
             self._call = under_precision(step if with_index else lambda batch, index: step(batch))
         else:
             if not _has_forward(module):

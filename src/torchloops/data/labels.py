@@ -128,11 +128,12 @@ def as_array(values: Any, what: str = "labels") -> np.ndarray:
 
 
 def _check_present(values: Any, what: str) -> None:
+    missing: list[int]
     if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-        missing = np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1)) if len(values) else []
+        missing = np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1)).tolist() if len(values) else []
     else:
-        missing = [index for index, value in enumerate(values) if _is_missing(value)]  # type: ignore[assignment]
-    if len(missing):
+        missing = [index for index, value in enumerate(values) if _is_missing(value)]
+    if missing:
         raise DataError(
             f"Sample {missing[0]} has no value among the {what} (None or NaN; {len(missing)} of {len(values)} such "
             "samples). Leave these samples out (torch.utils.data.Subset), or give their values. Active learning "

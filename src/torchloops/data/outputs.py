@@ -133,8 +133,18 @@ def find_meaning(
         return Meaning("numbers", "labels")
     if columns == 1:
         return _one_column(answers, labels, last, name, is_all)
+    if labels is not None and labels.is_classes and labels.least == 1 and labels.n_classes == columns + 1:
+        raise ConfigurationError(
+            f"The labels run from 1 to {columns}, and {name} answers with {columns} numbers a sample: which of them "
+            "stands for which class is not known. Count classes from 0 (label - 1), in the data set."
+        )
     if labels is not None and not _fits(columns, labels, declared):
         return Meaning("numbers", "labels")
+    if labels is not None and labels.is_classes and labels.least < 0:
+        raise ConfigurationError(
+            f"A label is {labels.least}, which is no class: {name} answers with a number for each class from 0. Leave "
+            "samples without a label out, or give their labels."
+        )
     return _several_columns(answers, last, name, is_all)
 
 

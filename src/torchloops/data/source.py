@@ -86,17 +86,19 @@ class Source:
         """The ids of all samples there are to train on, ascending."""
         return range(len(self.train)) if self.ids is None else self.ids
 
-    def training_loader(self, sample_ids: Sequence[int], generator: torch.Generator | None) -> DataLoader[Any]:
+    def training_loader(self, sample_ids: Sequence[int], generator: torch.Generator | int | None) -> DataLoader[Any]:
         """Batches of these samples with training transforms, drawn as the user's loader draws.
 
         Args:
             sample_ids: of the samples.
-            generator: of the order; None: torch's global one.
+            generator: of the order, or its seed; None: torch's global one.
 
         Raises:
             DataError: no batch, as a last one that is smaller is left out.
             ConfigurationError: an epoch draws more samples than there are, without replacement.
         """
+        if isinstance(generator, int):
+            generator = torch.Generator().manual_seed(generator)
         count = len(sample_ids) if self.num_samples is None else self.num_samples
         if self.drop_last and count < self.batch_size:
             raise DataError(
@@ -108,7 +110,7 @@ class Source:
                 f"The sampler of the training data draws num_samples={count} without replacement, and this part of "
                 f"the data has {len(sample_ids)} samples. Give replacement=True, or a smaller num_samples."
             )
-        dataset = self._rows(self.train, sample_ids, self.collate_fn)
+        dataset, collate = self._rows(self.train, sample_ids, self.collate_fn)
         order: dict[str, Any] = {"shuffle": self.shuffle}
         if self.weights is not None:
             weights = self.weights[list(sample_ids)]
@@ -117,9 +119,9 @@ class Source:
             order = {"sampler": WeightedRandomSampler(weights.tolist(), count, self.replacement, generator)}
         elif self.replacement or self.num_samples is not None:
             drawn = None if self.num_samples is None else count
-            order = {"sampler": RandomSampler(dataset[0], self.replacement, drawn, generator)}
-        settings = {"drop_last": self.drop_last, "generator": generator, "persistent_workers": self.num_workers > 0}
-        return self._loader(*dataset, **settings, **order)
+            order = {"sampler": RandomSampler(dataset, self.replacement, drawn, generator)}
+        order |= {"drop_last": self.drop_last, "generator": generator, "persistent_workers": self.num_workers > 0}
+        return self._loader(dataset, collate, **order)
 
     def evaluation_loader(self, sample_ids: Sequence[int]) -> DataLoader[Any]:
         """Batches of these samples with evaluation transforms, in the order of the ids."""

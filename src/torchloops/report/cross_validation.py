@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cross_validation_table", "summarise_folds", "write_kfold_report"]
 
+_INTERVALS = ("nb_low", "nb_high", "oof_low", "oof_high")
 _METRICS = {"val/accuracy": "held-out score", "test/accuracy": "test score"}
 
 
@@ -25,7 +26,7 @@ def summarise_folds(loop: KFoldLoop) -> dict[str, Any]:
     folds: dict[str, Any] = {}
     for row in loop.summary.to_dict("records"):
         values = [result.metrics[row["metric"]] for result in loop.results if row["metric"] in result.metrics]
-        interval = {key: None if row[key] != row[key] else float(row[key]) for key in ("low", "high")}
+        interval = {key: None if row[key] != row[key] else float(row[key]) for key in _INTERVALS}
         folds[str(row["metric"])] = {**summarise(values), **interval, "optimistic": bool(row["optimistic"])}
     scores = {name.replace("ensemble/", "test/"): summarise([value]) for name, value in loop.ensemble_scores.items()}
     return {"folds": folds, "ensemble": scores, "missing_folds": loop.missing_folds}
@@ -47,14 +48,16 @@ def cross_validation_table(loop: KFoldLoop) -> Table:
     blank = ["", "", ""]
     table.add_row("mean", *blank, *(f"{row['mean']:.1f}" for row in rows))
     table.add_row("std", *blank, *(f"{row['std']:.1f}" for row in rows))
-    table.add_row("95 %", *blank, "{low:.1f} to {high:.1f}".format(**rows[0]))  # not of one test set for all folds
+    table.add_row(
+        "95 %", *blank, "{nb_low:.1f} to {nb_high:.1f}".format(**rows[0])
+    )  # not of one test set for all folds
     if "ensemble/accuracy" in loop.ensemble_scores:
         table.add_row("ensemble", *blank, "", f"{100 * loop.ensemble_scores['ensemble/accuracy']:.1f}")
     return table
 
 
 def _percent(row: Mapping[Any, Any]) -> dict[str, float]:
-    return {key: 100 * row[key] for key in ("mean", "std", "low", "high")}
+    return {key: 100 * row[key] for key in ("mean", "std", "nb_low", "nb_high")}
 
 
 def write_kfold_report(run: RunFolder, loop: KFoldLoop, class_names: Sequence[str]) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def _write_page(run: RunFolder, loop: KFoldLoop) -> None:
 
 def _introduction(loop: KFoldLoop) -> str:
     row = _percent(next(row for row in loop.summary.to_dict("records") if row["metric"] == "val/accuracy"))
-    text = "Held-out accuracy: {mean:.1f} %, corrected 95 % interval {low:.1f} to {high:.1f} %.".format(**row)
+    text = "Held-out accuracy: {mean:.1f} %, corrected 95 % interval {nb_low:.1f} to {nb_high:.1f} %.".format(**row)
     if "ensemble/accuracy" in loop.ensemble_scores:
         score = 100 * loop.ensemble_scores["ensemble/accuracy"]
         text += f" The ensemble of all folds is right on {score:.1f} % of the test set."

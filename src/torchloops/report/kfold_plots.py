@@ -44,7 +44,7 @@ def plot_scores_by_fold(
     for index, (name, label) in enumerate(shown.items()):
         axes.plot(folds["fold"], factor * folds[name], "os"[index % 2], color=COLOURS[index], label=label, zorder=3)
     rows = summary[summary["metric"] == next(iter(shown))]
-    mean, low, high = (factor * float(rows[name].iloc[0]) for name in ("mean", "low", "high"))
+    mean, low, high = (factor * float(rows[name].iloc[0]) for name in ("mean", "nb_low", "nb_high"))
     if low == low:
         label = "corrected 95 % interval of the mean"
         axes.axhspan(low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label=label)

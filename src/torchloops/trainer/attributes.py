@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import deque
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,14 +45,25 @@ class Attributes:
                 stacklevel=4,
             )
 
-    def restore(self, module: nn.Module) -> None:
-        """Give a module the attributes back; those that it did not have are taken away."""
+    def restore(self, module: nn.Module, keep_records: bool = False) -> None:
+        """Give a module the attributes back; those that it did not have are taken away.
+
+        Args:
+            module: the module.
+            keep_records: leave what was written into collections that were empty.
+        """
         copies = _copied(self._values, module, [])
         for path, part in module.named_modules():
             then = copies.get(path, {})
             for name in _names_of(part) - then.keys():
                 del part.__dict__[name]
-            part.__dict__.update(then)
+            kept = {name for name, value in then.items() if keep_records and _is_record(value, part.__dict__.get(name))}
+            part.__dict__.update({name: value for name, value in then.items() if name not in kept})
+
+
+def _is_record(before: Any, now: Any) -> bool:
+    """Whether something was written into a collection that was empty."""
+    return isinstance(before, list | dict | set | deque) and type(before) is type(now) and not before and bool(now)
 
 
 def _names_of(part: nn.Module) -> set[str]:

@@ -98,9 +98,11 @@ class ReturnedOptimizers:
         Raises:
             ConfigurationError: something has no state that can be put back.
         """
-        for part in (*optimization.optimizers, *(config.scheduler for config in optimization.schedulers)):
+        parts: list[Any] = [*optimization.optimizers, *(config.scheduler for config in optimization.schedulers)]
+        for part in parts:
             reference, state = self._known.get(id(part), (None, None))
-            if reference is None or reference() is not part:
+            is_known = reference is not None and reference() is part
+            if not is_known:
                 self._known[id(part)] = weakref.ref(part), _state_of(part)
                 continue
             if state is None:

@@ -49,8 +49,12 @@ class Snapshot:
     def hash(self) -> str:
         return fingerprint(self.weights)
 
-    def restore(self, module: nn.Module) -> None:
+    def restore(self, module: nn.Module, keep_records: bool = False) -> None:
         """Put the module back; optimizers that hold its parameters keep pointing at them.
+
+        Args:
+            module: the module.
+            keep_records: leave what a module has written into lists, dicts and sets that were empty, to be looked at.
 
         Raises:
             ConfigurationError: the module has other parameters now.
@@ -73,7 +77,7 @@ class Snapshot:
         for name, part in module.named_modules():
             part.training = self.modes.get(name, part.training)
         if self.attributes is not None:
-            self.attributes.restore(module)
+            self.attributes.restore(module, keep_records)
 
     def refill(self, module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
         """Give the weights of the start to parameters that took the place of others.

@@ -191,12 +191,17 @@ class ActiveLearningDataModule(DataModuleProxy):
             labelled.label(list(given), round=-1, source="given", labels=labels)
         if self.initial_num_labels:
             chosen = self._draw(labelled.pool_ids, self.initial_num_labels, "initial_num_labels")
-            labelled.label(chosen, round=-1, source="initial", labels=self.truth(chosen))
+            labelled.label(chosen, round=-1, source="initial", labels=self._on_record(self.truth(chosen)))
         self._warn_if_small(len(validation), labelled.n_labelled)
         return labelled
 
     def _labels_of_given(self, given: dict[int, Any]) -> list[Any]:
-        return list(given.values()) if self._given_by_value else self.truth(list(given))
+        return list(given.values()) if self._given_by_value else self._on_record(self.truth(list(given)))
+
+    def _on_record(self, labels: list[Any]) -> list[Any]:
+        """Labels as they are written down: one-hot rows as the index of their class."""
+        is_one_hot = self._looks_at_all and self.truth.form.kind == "one_hot"
+        return [row.index(max(row)) for row in labels] if is_one_hot else labels
 
     @property
     def _given_by_value(self) -> bool:
@@ -295,7 +300,7 @@ class ActiveLearningDataModule(DataModuleProxy):
             Seconds until the labels were there.
         """
         start = perf_counter()
-        labels = self.truth(scores.sample_ids)
+        labels = self._on_record(self.truth(scores.sample_ids))
         seconds = perf_counter() - start
         self.labelled_map.label(
             scores.sample_ids,
@@ -431,7 +436,7 @@ class ActiveLearningDataModule(DataModuleProxy):
     def _check_labels(self, labelled: LabelledMap) -> None:
         """Refuse data whose labels are no longer those that were given."""
         records = [record for record in labelled.records if record.source in ("initial", "truth")]
-        now = self.truth([record.sample_id for record in records])
+        now = self._on_record(self.truth([record.sample_id for record in records]))
         saved = {f"the label of sample {record.sample_id}": record.label for record in records}
         check_same("The training data of the study", saved, dict(zip(saved, now, strict=True)))
 

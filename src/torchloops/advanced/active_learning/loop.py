@@ -193,6 +193,7 @@ class ActiveLearningLoop(OuterLoop):
             tested = run.once("test", lambda: trainer.evaluate("test"))
             metrics = {name: float(value) for name, value in (run.metrics | tested).items()}
         row = new_round(index, data.n_labelled, data.n_pool, run.epochs, perf_counter() - start, metrics)
+        row["outputs"] = self._outputs
         self._rows.append(row)
 
     def _train(self) -> None:
@@ -230,6 +231,12 @@ class ActiveLearningLoop(OuterLoop):
     def _pool_query(self) -> PoolQuery:
         assert self._reader is not None
         return PoolQuery(self.trainer, self.datamodule, self.inference_iteration, self._reader)
+
+    @property
+    def _outputs(self) -> str | None:
+        """How the model's answers are read, for the tables; None where it is not known."""
+        meaning = self._meaning if self._reader is None or self._reader.meaning is None else self._reader.meaning
+        return None if meaning is None else meaning.kind
 
     def _make_reader(self) -> Reader:
         trainer, data = self.trainer, self.datamodule
@@ -269,7 +276,8 @@ class ActiveLearningLoop(OuterLoop):
         query, row = self._query, dict(self._rows[-1])
         seconds_label = self.datamodule.label(query.best)
         self._meaning = None if self._reader is None else self._reader.meaning
-        note_query(row, query, seconds_label, None if self._meaning is None else self._meaning.kind)
+        note_query(row, query, seconds_label)
+        row["outputs"] = self._outputs
         self._rows[-1], self._query = row, None
         self._records = self.datamodule.labelled_map.records
         trainer.safe_point(save=True)

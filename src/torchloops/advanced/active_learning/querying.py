@@ -107,8 +107,9 @@ class PoolQuery:
         left = self.data.n_pool if budget is None else budget - self.data.n_labelled
         chosen = pool.best(min(self.data.query_size, left))
         form, names = self.data.label_form, self.data.truth.classes
-        if form is not None and form.written == "text" and names and chosen.predictions is not None:
-            chosen = replace(chosen, predictions=[names[index] for index in chosen.predictions])
+        if form is not None and form.written == "text" and chosen.predictions is not None:
+            named = None if names is None else [names[index] for index in chosen.predictions]
+            chosen = replace(chosen, predictions=named)  # an index tells nothing beside labels that are names
         return self.trainer.engine.broadcast(chosen)
 
 

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from torchloops.advanced.kfold.fold_data import FoldData
 from torchloops.advanced.kfold.inner_split import draw_inner_split
@@ -117,13 +116,13 @@ class KFoldDataModule(DataModuleProxy):
     def source(self) -> Source:
         """Samples in two views and batch settings; sets up the data module when first asked."""
         self.set_up("fit")
-        own = {
+        own: dict[str, Any] = {
             "batch_size": self._batch_size, "num_workers": self._num_workers, "shuffle": self._shuffle,
             "eval_dataset": self._eval_dataset, "eval_collate_fn": self._eval_collate_fn,
             "target_key": self._target_key,
         }  # fmt: skip
         study = self.data.source_settings if self.is_study else {}
-        settings = {name: study.get(name) if value is None else value for name, value in own.items()}
+        settings: dict[str, Any] = {name: study.get(name) if value is None else value for name, value in own.items()}
         source = source_of(self.base, "Cross-validation", **settings)
         source.warn_if_random()
         return source
@@ -270,7 +269,7 @@ class KFoldDataModule(DataModuleProxy):
 
     def train_dataloader(self) -> Any:
         """All samples, with training transforms."""
-        return self.source.training_loader(self.sample_ids, torch.Generator().manual_seed(0))
+        return self.source.training_loader(self.sample_ids, 0)
 
     def test_dataloader(self) -> Any:
         """The test set of the data module, or ``test_dataset``."""

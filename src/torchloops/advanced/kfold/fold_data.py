@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Subset
 
 from torchloops.data.proxy import DataModuleProxy
@@ -89,7 +88,7 @@ class FoldData(DataModuleProxy):
         return self.source.scoring_collate
 
     def train_dataloader(self) -> Any:
-        return self.source.training_loader(self.train_ids, torch.Generator().manual_seed(self.seed))
+        return self.source.training_loader(self.train_ids, self.seed)
 
     def val_dataloader(self) -> Any:
         return None if self.val_ids is None else self.source.evaluation_loader(self.val_ids)

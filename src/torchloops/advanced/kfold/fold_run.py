@@ -121,6 +121,7 @@ def _begin(trainer: Any, plan: FoldPlan, split: Split) -> dict[str, str]:
 def _train(run: Any, fit_loop: Loop, split: Split) -> dict[str, Any]:
     """Train on the data of the run; what it leaves to tell, as plain data."""
     fit_loop.run()
+    run.pending_data = {}  # positions in the data of the fit, for which nobody asked after a resume
     return {
         "metrics": dict(run.metrics), "watched": sorted(_watched_values(run)),
         "epochs": run.epochs, "steps": run.steps,

@@ -55,7 +55,8 @@ class KFoldLoop(OuterLoop):
     on all of its samples (``refit``), so that the outer loop scores something that has seen no held-out sample.
 
     Folds, repeats and sample ids count from 0. After the run the model is as it was before, so that the next fit
-    starts afresh too; take `ensemble`, or ``refit=True``.
+    starts afresh too (lists that were empty keep what the last fold wrote into them); take `ensemble`, or
+    ``refit=True``.
 
     Args:
         num_folds: folds of one repeat. Default: 5, or what the splitter object says.
@@ -309,7 +310,7 @@ class KFoldLoop(OuterLoop):
         trainer, state = self.trainer, self._state
         self._test_ensemble()
         if not self.refit and (self.refit is not None or not trainer.run_name):
-            state.start.restore(trainer.module)
+            state.start.restore(trainer.module, keep_records=True)
         elif not state.is_refitted:
             run_final(trainer, self.fit_loop, self._data, self._fold_plan)
             state.is_refitted = True
@@ -330,6 +331,9 @@ class KFoldLoop(OuterLoop):
         if folder is not None and not self.restarting:
             check_free(folder.path, list(found), self._to_run, state.count)
         state.read_weights(found, folder)
+        kinds = [result.kind for result in found.values() if result.kind is not None]
+        if state.meaning is None and kinds:
+            state.meaning = vars(Meaning(kinds[0], "earlier folds"))
         for fold, result in found.items():
             if fold not in self._to_run:
                 state.results.setdefault(fold, result)

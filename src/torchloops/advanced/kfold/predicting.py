@@ -114,6 +114,7 @@ def settle_early(trainer: Any, data: Any, asking: Asking) -> Meaning | None:
 
     Raises:
         ConfigurationError: the module cannot be asked, or its answers cannot be read.
+        DataError: the labels are names, and the order of the classes is not known.
     """
     reader = _reader(trainer, data, asking)
     ids = list(data.sample_ids)[:2]
@@ -125,6 +126,8 @@ def settle_early(trainer: Any, data: Any, asking: Asking) -> Meaning | None:
     _checked(found, reader)
     if reader.meaning is not None:
         _say_if_unscored(reader.meaning, reader.labels, found, reader.name)
+        if reader.meaning.are_classes and reader.labels is not None and reader.labels.written == "text":
+            data.labels.encoded(data.labels.all())
     return reader.meaning
 
 

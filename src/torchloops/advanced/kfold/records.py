@@ -156,9 +156,10 @@ def summary_table(results: Sequence[FoldResult]) -> pd.DataFrame:
 def _summary_row(name: str, results: Sequence[FoldResult], values: Sequence[float]) -> dict[str, Any]:
     shares = [result.row["n_test"] / max(result.row["n_train"], 1) for result in results]
     mean, std, low, high = corrected_interval(values, sum(shares) / len(shares), is_share=_is_share(name))
-    samples = [result.per_sample_values().get(name.removeprefix("oof/")) for result in results]
-    known = name.startswith("oof/") and all(each is not None for each in samples)
-    oof_low, oof_high = per_sample_interval(samples, _is_share(name)) if known else (math.nan, math.nan)
+    each = [result.per_sample_values() for result in results] if name.startswith("oof/") else []
+    samples = [values[name.removeprefix("oof/")] for values in each if name.removeprefix("oof/") in values]
+    repeats = len({result.row["repeat"] for result in results})
+    oof_low, oof_high = per_sample_interval(samples, _is_share(name), repeats) if samples else (math.nan, math.nan)
     return {
         "metric": name, "mean": mean, "std": std, "nb_low": low, "nb_high": high, "oof_low": oof_low,
         "oof_high": oof_high, "n_folds": len(values), "optimistic": any(result.row["optimistic"] for result in results),
@@ -197,7 +198,7 @@ def per_sample_values(
 
 
 def per_sample_interval(
-    values: Sequence[np.ndarray], is_share: bool = False, level: float = 0.95
+    values: Sequence[np.ndarray], is_share: bool = False, repeats: int = 1, level: float = 0.95
 ) -> tuple[float, float]:
     """``(low, high)`` of the mean over all held-out samples, after Bayle et al.
 
@@ -208,6 +209,7 @@ def per_sample_interval(
     Args:
         values: a value a held-out sample, an array a fold.
         is_share: they lie in 0 to 1, and so does the interval.
+        repeats: of the cross-validation; a sample that is held out again is no further sample.
         level: of the interval.
 
     References:
@@ -219,7 +221,7 @@ def per_sample_interval(
     if min(len(each) for each in values) < 2:
         return math.nan, math.nan
     variance = float(np.mean([each.var(ddof=1) for each in values]))
-    half = float(norm.ppf(0.5 + level / 2)) * math.sqrt(variance / len(joined))
+    half = float(norm.ppf(0.5 + level / 2)) * math.sqrt(variance * repeats / len(joined))
     return _bounded(float(joined.mean()), half, is_share)
 
 

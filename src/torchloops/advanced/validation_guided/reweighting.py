@@ -67,8 +67,8 @@ class SampleLosses:
         if not torch.isclose(loss.float(), mean, rtol=1e-3, atol=1e-5):
             warnings.warn(
                 f'scale="reweight" weighs losses whose mean is {float(mean):.4g}, where training_step returns '
-                f"{float(loss):.4g}: weighted steps train by another loss than the module's own (smoothed labels, class "
-                'weights, penalties). Return {"loss": ..., "losses": losses} from training_step, or sample_losses.',
+                f"{float(loss):.4g}: weighted steps train by another loss than the module's own (smoothed labels, "
+                'weights of classes, penalties). Return {"loss": ..., "losses": losses}, or give sample_losses.',
                 ReweightedLossWarning,
                 stacklevel=2,
             )

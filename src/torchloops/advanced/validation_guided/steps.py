@@ -108,13 +108,13 @@ class GuidedSteps:
 
         def step(batch: Any, batch_idx: int) -> Any:
             nonlocal is_compared
+            rest, losses = losses_of(batch, batch_idx)
+            if losses is None:
+                return None
             if not is_compared:
                 is_compared = True
                 with isolated_generators(), self.guide.unnoticed(), torch.no_grad():
                     losses_of.compare(batch, batch_idx)
-            rest, losses = losses_of(batch, batch_idx)
-            if losses is None:
-                return None
             return {**rest, "loss": (self._weights(losses, index) * losses).sum()}
 
         return step
