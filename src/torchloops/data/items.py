@@ -9,7 +9,12 @@ import torch
 
 from torchloops.errors import ConfigurationError, DataError, did_you_mean
 
-__all__ = ["TARGET_KEYS", "find_label", "label_of", "label_place", "number_of_rows", "without_label"]
+__all__ = ["TARGET_KEYS", "NoLabelError", "find_label", "label_of", "label_place", "number_of_rows", "without_label"]
+
+
+class NoLabelError(DataError):
+    """Samples have no label at all."""
+
 
 TARGET_KEYS = ("label", "labels", "target", "targets", "y")
 _TUPLE_PLACE = 1
@@ -69,12 +74,12 @@ def label_of(item: Any, target_key: str | int | None = None, name: str = "the ba
         advice: what to do where there is none.
 
     Raises:
-        DataError: there is none.
+        NoLabelError: there is none.
     """
     place = label_place(item, target_key)
     if place is None:
         what = f"a dict with the keys {list(item)}" if isinstance(item, Mapping) else f"a {type(item).__name__}"
-        raise DataError(
+        raise NoLabelError(
             f"No label was found in {name}: expected (input, label), or a dict with one of the keys "
             f"{', '.join(TARGET_KEYS)}, got {what}. Give target_key=... {advice}".rstrip()
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections import deque
 from typing import Any
 
@@ -16,6 +17,10 @@ from torchloops.module import BORROWED
 __all__ = ["Attributes", "UncopiedAttributesWarning"]
 
 _NO_STATE = frozenset(vars(nn.Module())) | {"_trainer", "trainer", "_fabric", "_compiled_call_impl"} | BORROWED
+
+
+_NAMED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Modules whose attributes that cannot be copied were named already."""
 
 
 class UncopiedAttributesWarning(UserWarning):
@@ -36,7 +41,8 @@ class Attributes:
         found = {path: {name: part.__dict__[name] for name in _names_of(part)} for path, part in module.named_modules()}
         helpless: list[str] = []
         self._values = _copied(found, module, helpless)
-        if helpless:
+        if helpless and module not in _NAMED:
+            _NAMED.add(module)
             warnings.warn(
                 f"{type(module).__name__} has attributes that cannot be copied: {', '.join(helpless)}. What training "
                 "changes in them is still there when the next fold or round begins. Give their classes __deepcopy__, "

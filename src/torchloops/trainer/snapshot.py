@@ -13,7 +13,7 @@ from torchloops.data.fingerprint import fingerprint
 from torchloops.errors import ConfigurationError
 from torchloops.trainer.attributes import Attributes
 
-__all__ = ["Snapshot"]
+__all__ = ["Snapshot", "hash_of_weights"]
 
 
 class Snapshot:
@@ -112,6 +112,11 @@ class Snapshot:
         snapshot.modes = state["modes"]
         snapshot.attributes = None
         return snapshot
+
+
+def hash_of_weights(module: nn.Module) -> str:
+    """The `Snapshot.hash` of a module as it is now."""
+    return fingerprint(dict(_tensors(module)))
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -143,8 +143,8 @@ class ActiveLearningDataModule(DataModuleProxy):
         self.stratify = stratify
         self.target_key = target_key
         self.round = 0
-        self._targets = targets
-        self._classes = classes
+        self.given_targets = targets
+        self.given_classes = classes
         self._given = None if labelled_ids is None else given_labels(labelled_ids)
         self._warned = False
 
@@ -174,9 +174,9 @@ class ActiveLearningDataModule(DataModuleProxy):
         return Labels(
             self.source.evaluate,
             target_key=self.target_key,
-            given=self._targets,
+            given=self.given_targets,
             hints=[hint],
-            classes=class_names(self._classes, self.datamodule, self.source.train),
+            classes=class_names(self.given_classes, self.datamodule, self.source.train),
         )
 
     @cached_property
@@ -187,6 +187,7 @@ class ActiveLearningDataModule(DataModuleProxy):
         validation = self._draw_validation(given)
         labelled = LabelledMap(len(self.source.train), [*outside, *validation])
         if given:
+            _check_given(given, self.source.sample_ids)
             labels = self._labels_of_given(given)
             labelled.label(list(given), round=-1, source="given", labels=labels)
         if self.initial_num_labels:
@@ -237,7 +238,7 @@ class ActiveLearningDataModule(DataModuleProxy):
     @property
     def has_answers(self) -> bool:
         """Whether the data knows the labels of the pool, so that a query can be answered."""
-        if not self.n_pool or self._targets is not None or not self._given_by_value:
+        if not self.n_pool or self.given_targets is not None or not self._given_by_value:
             return True
         try:
             self.truth(self.pool_ids[:1])
@@ -334,8 +335,8 @@ class ActiveLearningDataModule(DataModuleProxy):
         position = {sample_id: index for index, sample_id in enumerate(labelled.train_ids)}
         if self._given is not None:
             study._given = {position[i]: label for i, label in self._given.items() if i in position}
-        if self._targets is not None:
-            study._targets = self.truth.all()[labelled.train_ids]
+        if self.given_targets is not None:
+            study.given_targets = self.truth.all()[labelled.train_ids]
         return study
 
     # loaders
@@ -355,7 +356,7 @@ class ActiveLearningDataModule(DataModuleProxy):
     @property
     def _training_source(self) -> Source:
         """The source of labelled samples, which get their labels where samples do not hold them."""
-        if self._targets is None and not self._given_by_value:
+        if self.given_targets is None and not self._given_by_value:
             return self.source
         labels = {record.sample_id: record.label for record in self.labelled_map.records}
         return replace(self.source, train=WithLabels(self.source.train, labels, self.target_key))
@@ -476,6 +477,15 @@ class ActiveLearningDataModule(DataModuleProxy):
 
 
 _CACHED = ("source", "truth", "labelled_map", "label_form", "num_classes", "description", "_looks_at_all")
+
+
+def _check_given(given: Mapping[int, Any], sample_ids: Sequence[int]) -> None:
+    outside = sorted(set(given) - set(sample_ids))
+    if outside:
+        raise DataError(
+            f"labelled_ids names sample {outside[0]}, which is none of the {len(sample_ids)} samples of the training "
+            f"data (ids from {sample_ids[0]} to {sample_ids[-1]})."
+        )
 
 
 def _check_counts(initial_num_labels: int | None, query_size: int, val_split: float | int | None) -> None:

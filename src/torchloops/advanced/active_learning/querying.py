@@ -11,6 +11,7 @@ from torch import Tensor
 from torchloops.advanced.active_learning.datamodule import ActiveLearningDataModule
 from torchloops.advanced.active_learning.heuristics import Heuristic, Random
 from torchloops.advanced.active_learning.scoring import PoolScores, score_ids, score_pool, try_heuristic
+from torchloops.data.labels import as_array
 from torchloops.data.reader import Reader
 from torchloops.errors import ConfigurationError
 from torchloops.seeding import derive_seed, isolated_generators
@@ -78,6 +79,9 @@ class PoolQuery:
             _, batch = next(iter(data.source.loader_with_ids(ids, len(ids))))
             batch = batch if move is None else move(batch, 0)
         answers = reader.dry_pass(trainer.module, batch, len(ids))
+        if reader.labels is not None and reader.labels.written == "text" and data.truth.classes is not None:
+            known = data.truth.known
+            data.truth.encoded(as_array(data.truth(data.labelled_ids)) if known is None else known)
         check_scorable(reader, data.heuristic, answers)
         try_heuristic(trainer.module, data.heuristic, reader, batch, len(ids))
 

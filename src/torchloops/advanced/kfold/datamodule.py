@@ -146,17 +146,19 @@ class KFoldDataModule(DataModuleProxy):
     def labels(self) -> Labels:
         """The samples' own labels: what batches hand to the module."""
         hint = None if self.datamodule is None else getattr(self.base, "targets", None)
-        names = class_names(self._classes, self.datamodule, self.source.train)
+        given = self._classes or getattr(self.data, "given_classes", None)
+        names = class_names(given, self.base if self.datamodule is not None else None, self.source.train)
         return Labels(self.source.evaluate, target_key=self.target_key, hints=[hint], classes=names)
 
     @property
     def targets(self) -> np.ndarray | None:
         """Labels to split by, ``(n_samples, ...)``, where they are at hand without reading samples; else None."""
-        return self._given_targets if self._targets is not None else self.labels.known
+        return self.labels.known if self._given_targets is None else self._given_targets
 
     @cached_property
-    def _given_targets(self) -> np.ndarray:
-        return read_column(self.source.train, self._targets, "targets")
+    def _given_targets(self) -> np.ndarray | None:
+        given = self._targets if self._targets is not None else getattr(self.data, "given_targets", None)
+        return None if given is None else read_column(self.source.train, given, "targets")
 
     @cached_property
     def groups(self) -> np.ndarray | None:
@@ -168,7 +170,7 @@ class KFoldDataModule(DataModuleProxy):
 
     def read_targets(self) -> np.ndarray:
         """Labels to split by, out of the samples themselves where they are not at hand."""
-        return self._given_targets if self._targets is not None else self.labels.all()
+        return self.labels.all() if self._given_targets is None else self._given_targets
 
     def describe(self) -> dict[str, Any]:
         """What must be the same when a cross-validation is resumed, by name, as plain data."""
@@ -185,7 +187,7 @@ class KFoldDataModule(DataModuleProxy):
     @property
     def num_classes(self) -> int:
         """Number of classes: the data module's, or one more than the largest label."""
-        return number_of_classes(self.labels, self.datamodule, self.source.train)
+        return number_of_classes(self.labels, self.base if self.datamodule is not None else None, self.source.train)
 
     @property
     def classes(self) -> list[str]:

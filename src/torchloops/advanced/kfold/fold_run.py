@@ -18,6 +18,7 @@ from torchloops.advanced.kfold.weights import draw_weights, weights_of
 from torchloops.data.fingerprint import check_same
 from torchloops.loops.loop import Loop
 from torchloops.seeding import derive_seed
+from torchloops.trainer.snapshot import hash_of_weights
 
 if TYPE_CHECKING:
     from torchloops.trainer.snapshot import Snapshot
@@ -115,7 +116,7 @@ def _begin(trainer: Any, plan: FoldPlan, split: Split) -> dict[str, str]:
     """Draw the weights a fold starts from, if it is to have its own; hashes of them and of its samples."""
     if plan.new_weights:
         draw_weights(trainer.module)
-    return {"weights": trainer.snapshot().hash, "samples": split.hash}
+    return {"weights": hash_of_weights(trainer.module), "samples": split.hash}
 
 
 def _train(run: Any, fit_loop: Loop, split: Split) -> dict[str, Any]:

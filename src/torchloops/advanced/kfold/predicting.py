@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from torchloops.data.asking import Asker
-from torchloops.data.items import find_label
+from torchloops.data.items import NoLabelError, find_label
 from torchloops.data.labels import LabelForm, Labels, as_array, read_form
 from torchloops.data.outputs import Meaning, UnscoredOutputsWarning
 from torchloops.data.reader import Reader, declared_classes
-from torchloops.errors import ConfigurationError, DataError
+from torchloops.errors import ConfigurationError
 from torchloops.seeding import isolated_generators
 
 __all__ = ["Asking", "Predictions", "collect_answers", "interpret", "settle", "settle_early"]
@@ -152,8 +152,7 @@ def settle(trainer: Any, data: Any, asking: Asking, answers: Tensor, last: str |
 
 def _reader(trainer: Any, data: Any, asking: Asking) -> Reader:
     source = getattr(data, "source", None)
-    owners = (data.datamodule, source and source.train)
-    declared = declared_classes(trainer.module, *owners)
+    declared = declared_classes(trainer.module, getattr(data, "base", data.datamodule), source and source.train)
     labels = data.labels
     if labels is not None and labels.classes:
         declared.add(len(labels.classes))
@@ -166,10 +165,14 @@ def _reader(trainer: Any, data: Any, asking: Asking) -> Reader:
 
 
 def _form_of(labels: Labels | None) -> LabelForm | None:
-    """The form of all labels, read out of the samples where they are nowhere else; None: the samples have none."""
+    """The form of all labels, read out of the samples where they are nowhere else; None: samples have none.
+
+    Raises:
+        DataError: some have one, and others have none.
+    """
     try:
         return None if labels is None else labels.form
-    except DataError:
+    except NoLabelError:
         return None
 
 

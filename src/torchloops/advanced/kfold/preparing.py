@@ -15,6 +15,7 @@ from torchloops.advanced.kfold.splits import Splits
 from torchloops.advanced.kfold.splitters import DEFAULT_FOLDS, make_splits, may_use_labels, resolve_splitter, stratifies
 from torchloops.advanced.kfold.state import KFoldState
 from torchloops.data.fingerprint import check_same
+from torchloops.data.items import NoLabelError
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
 from torchloops.trainer.loaders import as_loaders, number_of_batches
@@ -138,7 +139,7 @@ def _labels(data: KFoldDataModule, splitter: Any) -> np.ndarray | None:
         return data.targets
     try:
         return data.read_targets()
-    except DataError:
+    except NoLabelError:
         if stratifies(splitter):
             raise
         return None

@@ -50,8 +50,8 @@ class ValidationGuidedLoop(TrainingEpochLoop):
         min_steps, max_steps: as in `TrainingEpochLoop`.
         guide_dataloader: an iterable of batches as ``training_step`` takes them, such as a small, clean set.
             Default: a split cut from the training data, see ``guide_split``.
-        guide_split: samples (int) or share (float) cut from the training data, stratified where labels are at
-            hand, by ``seed``; they are not trained on. Validation and test data are never touched.
+        guide_split: samples (int) or share (float) cut from the training data, stratified where each sample has
+            one class, by ``seed``; they are not trained on. Validation and test data are never touched.
         scale: "inverse", "reweight", or a function ``(guide_loss, history) -> factor`` of tensors of one element;
             ``history`` is a tuple of the earlier guide losses, the newest last, at most 1000.
         guide_batches: guide batches for a guide pass, going round the guide split; None: all of them.

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from torchloops.data.draws import draw_samples
+from torchloops.data.items import NoLabelError
 from torchloops.data.labels import Labels
 from torchloops.data.source import source_of
 from torchloops.errors import ConfigurationError, DataError
@@ -36,9 +37,9 @@ def cut_guide(
 ) -> GuideSplit:
     """Cut ``size`` samples (int) or that share of them (float) from the data of a training loader.
 
-    The draw depends on ``seed`` only. It keeps the shares of the classes where their labels are at hand; only a few
-    samples are read for it. Where the data module offers ``train_dataset_eval``, the guide split is read from it,
-    without training transforms.
+    The draw depends on ``seed`` only. It keeps the shares of the classes where each sample has one; samples are read
+    for that where nothing holds labels beside them. Where the data module offers ``train_dataset_eval``, the guide
+    split is read from it, without training transforms.
 
     Raises:
         ConfigurationError: the loader is no ``DataLoader``, or its sampler cannot be cut.
@@ -58,14 +59,19 @@ def cut_guide(
     generator = torch.Generator().manual_seed(seed)
     hint = getattr(datamodule, "targets", None)
     labels = Labels(source.evaluate, target_key=target_key, hints=[None if callable(hint) else hint])
-    known = labels.at_hand is not None and labels.form.is_classes
-    codes = labels.class_indices(ids, "guide_split") if known else None
-    indices = draw_samples(ids, count, generator, codes, leave_one=True)
+    indices = draw_samples(ids, count, generator, _classes_of(labels, ids), leave_one=True)
     mixed = [indices[place] for place in torch.randperm(count, generator=generator).tolist()]
     held_out = set(indices)
     rest = source.training_loader([index for index in ids if index not in held_out], _generator_of(loader))
     guide = replace(source, num_workers=0, options={}).evaluation_loader(mixed)
     return GuideSplit(rest, guide, indices)
+
+
+def _classes_of(labels: Labels, ids: list[int]) -> list[int] | None:
+    try:
+        return labels.class_indices(ids, "guide_split") if labels.form.is_classes else None
+    except NoLabelError:
+        return None
 
 
 def _check_loader(loader: Any) -> None:
