@@ -182,8 +182,8 @@ def test_early_stopping_and_the_best_weights_cut_at_every_batch(tmp_path):
         assert repr(other.state_dict()) == repr(stopper.state_dict())
         assert (found.epoch, found.score) == (best.epoch, best.score)
         module.head.weight.data.zero_()
-        found.restore(module)
-        best.restore(whole)
+        found.finish(module)
+        best.finish(whole)
         assert same(module.state_dict(), whole.state_dict())
         assert rows(folder) == rows(tmp_path / "whole")
 
@@ -202,11 +202,13 @@ def test_the_best_weights_do_not_change_with_the_module_after_saving():
     module.weight.data.zero_()
     other = KeepBest("val/loss", "min")
     other.load_state_dict(state)
-    other.restore(module)
-    assert same(module.state_dict(), before)
     Run.callback_metrics["val/loss"] = torch.tensor(0.6)
     other.on_validation_end(Run, module)
-    assert (other.epoch, other.score) == (3, 0.5)
+    other.finish(module)
+    assert same(module.state_dict(), before)
+    Run.callback_metrics["val/loss"], Run.current_epoch = torch.tensor(0.1), 4
+    other.on_validation_end(Run, module)
+    assert (other.epoch, other.score) == (3, 0.5), "the validation that scores a fold is no epoch to choose"
 
 
 def bar_on_a_terminal():

@@ -173,7 +173,8 @@ def folds(folder: Path, saving: str | None, **settings: Any) -> Study:
     loop = KFoldLoop(num_folds=3, splitter="kfold", export_path=folder, **settings)
     loop.connect(trainer.fit_loop)
     trainer.fit_loop = loop
-    data = KFoldDataModule(AugmentedImages(36), batch_size=8, test_dataset=random_dataset(16, seed=2))
+    plain = random_dataset(16, seed=2)
+    data = KFoldDataModule(AugmentedImages(36), batch_size=8, eval_dataset=random_dataset(36), test_dataset=plain)
     study = Study(trainer, Dropping(), data)
     study.tables = lambda: {"folds": loop.folds, "oof": loop.oof, "ensemble": loop.ensemble_scores}
     return study
@@ -226,7 +227,11 @@ def folds_of_guided(folder: Path, saving: str | None) -> Study:
     loop = KFoldLoop(num_folds=2, splitter="kfold", export_path=folder)
     loop.connect(trainer.fit_loop)
     trainer.fit_loop = loop
-    study = Study(trainer, Halves(momentum=0.5), KFoldDataModule(AugmentedImages(40), batch_size=8))
+    study = Study(
+        trainer,
+        Halves(momentum=0.5),
+        KFoldDataModule(AugmentedImages(40), batch_size=8, eval_dataset=random_dataset(40)),
+    )
     study.tables = lambda: {"folds": loop.folds, "oof": loop.oof}
     return study
 

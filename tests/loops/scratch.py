@@ -20,12 +20,19 @@ def step_by_hand(trainer, batch, batch_idx):
     optimizer.step()
 
 
+class Notes(dict):
+    """What a module writes down over several fits: copies are the same object, which no fresh start takes away."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class SeenBatches(TinyClassifier):
     """Writes down the first number of every batch it is given, by stage."""
 
     def __init__(self, **arguments):
         super().__init__(**arguments)
-        self.seen = {"train": [], "val": [], "test": [], "predict": []}
+        self.seen = Notes(train=[], val=[], test=[], predict=[])
 
     def _note(self, stage, batch):
         self.seen[stage].append(batch[0].flatten()[0].item())

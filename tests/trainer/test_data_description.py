@@ -38,7 +38,7 @@ def changed(before, after):
     [
         ({"batch_size": 32}, {"batch_size": 64}, "batch_size was 32 and is 64"),
         ({"length": 12}, {"length": 11}, "number of samples was 12 and is 11"),
-        ({"shuffle": True}, {}, "sampler was RandomSampler and is SequentialSampler"),
+        ({"shuffle": True}, {}, "sampler was 'RandomSampler' and is 'SequentialSampler'"),
         ({"batch_size": 8, "drop_last": True}, {"batch_size": 8}, "drop_last was True and is False"),
         ({}, {"classes": 2}, "the labels are others"),
         ({}, {"generator": torch.Generator().manual_seed(5)}, "seed of the loader's generator was 0 and is 5"),
@@ -50,9 +50,8 @@ def test_what_has_changed_is_named(options, others, message):
 
 def test_everything_that_has_changed_is_in_one_message():
     assert changed(loader(batch_size=4), loader(batch_size=5, length=9)) == (
-        "The training data has changed since the checkpoint: batch_size was 4 and is 5, number of samples was 12 and "
-        "is 9, the labels are others. Resume with the data the run was started with, or begin a new fit from its "
-        "weights."
+        "The training data is not as it was when the checkpoint was taken: the labels are others; batch_size was 4 and "
+        "is 5; number of samples was 12 and is 9. Resume with what the run was started with, or start a new fit."
     )
 
 
@@ -79,11 +78,13 @@ def test_labels_are_found_without_reading_a_sample():
     def hashed(labels):
         return Batches(DataLoader(Labelled(labels))).describe().get("labels")
 
-    assert hashed([0, 1]) == hashed(torch.tensor([0, 1])) == hashed((0, 1))
-    assert hashed([0, 1]) != hashed([1, 0])
-    assert hashed(["a", "b"]) != hashed(["a", "c"])
-    assert hashed([[0, 1], [1]]) != hashed([[0], [1, 1]])
-    assert hashed([object()]) is None
+    size = len(Labelled([]))
+    zeros = [0] * (size - 2)
+    assert hashed([0, 1, *zeros]) == hashed(torch.tensor([0, 1, *zeros])) == hashed((0, 1, *zeros))
+    assert hashed([0, 1, *zeros]) != hashed([1, 0, *zeros])
+    assert hashed(["a", "b", *zeros]) != hashed(["a", "c", *zeros])
+    assert hashed([[0, 1], [1], *zeros]) != hashed([[0], [1, 1], *zeros])
+    assert hashed([0]) is None, "they are not the labels of these samples"
     assert Batches([torch.zeros(1)] * 3).describe() == {"number of batches": 3}
 
 
@@ -95,9 +96,10 @@ def test_the_description_is_plain_data_and_made_once(tmp_path):
 
 
 def test_many_labels_are_hashed_in_full():
-    many = DataLoader(TensorDataset(torch.zeros(1), torch.zeros(1)))
-    many.dataset.tensors = (torch.zeros(2_000_000), torch.arange(2_000_000))
-    assert len(Batches(many).describe()["labels"]) == 32
+    numbers = torch.arange(2_000_000)
+    found = Batches(DataLoader(TensorDataset(numbers, numbers))).describe()["labels"]
+    numbers[1_234_567] = 0
+    assert found != Batches(DataLoader(TensorDataset(numbers, numbers))).describe()["labels"]
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="needs the ants and bees photographs in ../shared/data")
@@ -114,11 +116,11 @@ def test_photographs_that_were_added_removed_or_renamed_are_noticed(tmp_path):
     Batches(batches()).load_state_dict(state)
     ant = sorted((tmp_path / "train" / "ants").iterdir())[0]
     moved = ant.rename(ant.with_name("zzz.jpg"))
-    with pytest.raises(CheckpointError, match="changed since the checkpoint: the files are others"):
+    with pytest.raises(CheckpointError, match="when the checkpoint was taken: the files are others"):
         Batches(batches()).load_state_dict(state)
     ant = moved.rename(ant)
     ant.rename(ant.parent.parent / "bees" / ant.name)
-    with pytest.raises(CheckpointError, match="the labels are others, the files are others"):
+    with pytest.raises(CheckpointError, match="the labels are others; the files are others"):
         Batches(batches()).load_state_dict(state)
     (ant.parent.parent / "bees" / ant.name).unlink()
     with pytest.raises(CheckpointError, match="number of samples was 10 and is 9"):

@@ -81,17 +81,19 @@ class Asker:
         says what that returns (``output_kind``).
 
         Raises:
-            ConfigurationError: what is in the batch cannot be matched to ``forward``, or asking fails.
+            ConfigurationError: what is in the batch cannot be matched to ``forward``. Errors of the module itself come
+                with a note on how it was asked.
         """
         if not self._shows and self.predict is None:
             self._match(batch)
         try:
             answers = self._call(batch, 0)
         except Exception as error:
-            raise ConfigurationError(
-                f"{self.name} cannot be asked: {type(error).__name__}: {error}. It was given "
-                f"{_described(batch)}. Give predict=function of (module, batch), or target_key=place of the label."
-            ) from error
+            error.add_note(
+                f"torchloops asked {self.name} for the answers to a batch, and gave it {_described(batch)}. If that is "
+                "not what it takes, give predict=function of (module, batch), or target_key=place of the label."
+            )
+            raise
         declared = getattr(self.module, "output_kind", None)
         if self._shows and not isinstance(answers, Tensor) and declared is not None:
             self.name, self._call = f"{type(self.module).__name__}.forward", self._forward_call
