@@ -10,7 +10,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torchloops.advanced.kfold import SPLITTERS, Split, Splits
 from torchloops.advanced.kfold.inner_split import draw_inner_split
 from torchloops.advanced.kfold.splitters import make_splits, resolve_splitter
-from torchloops.data.labels import Labels, read_column
+from torchloops.data.columns import read_column
+from torchloops.data.labels import Labels
 from torchloops.errors import ConfigurationError, DataError
 
 LABELS = np.arange(60) % 3

@@ -410,7 +410,7 @@ def test_an_empty_loader(stage, make_trainer):
     empty = DataLoader(random_dataset(4), batch_size=8, drop_last=True)
     with pytest.raises(DataError, match=r"no batches.*drop_last"):
         getattr(make_trainer(max_epochs=1), stage)(TinyClassifier(), empty)
-    with pytest.raises(DataError, match="no training data|found no data"):  # an empty list of loaders is none
+    with pytest.raises(DataError, match=r"no training data|found no data"):  # an empty list of loaders is none
         getattr(make_trainer(max_epochs=1), stage)(TinyClassifier(), [])
 
 

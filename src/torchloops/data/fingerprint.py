@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, IterableDataset
 
-from torchloops.data.labels import held_labels
+from torchloops.data.columns import held_labels
 from torchloops.errors import CheckpointError, differences
 
 __all__ = ["check_same", "describe", "describe_loader", "fingerprint"]

@@ -1,262 +1,25 @@
-"""The label of every sample: where it is kept, whether that can be believed, and what form labels have."""
+"""The label of every sample: what is kept beside the samples, checked, or the samples themselves."""
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import islice
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import ConcatDataset, Subset
 
-from torchloops.data.items import TARGET_KEYS, find_label, label_of
+from torchloops.data.columns import array_or_none, fits, held_labels, read_column
+from torchloops.data.items import find_label, label_of
+from torchloops.data.label_values import LabelForm, as_array, class_codes, is_missing, plain_label, read_form
 from torchloops.errors import DataError, did_you_mean
 from torchloops.seeding import derive_seed, isolated_generators
 
-__all__ = [
-    "LabelForm", "Labels", "as_array", "class_codes", "class_names", "held_labels", "number_of_classes",
-    "plain_label", "read_column", "read_form",
-]  # fmt: skip
+__all__ = ["Labels", "class_names", "number_of_classes"]
 
-_NAMES = ("targets", "labels", "_labels")
 _CHECKED_PER_CLASS = 16
 _CHECKED_SPREAD = 8
 _SECONDS_WITHOUT_BAR = 2.0
-
-
-@dataclass(frozen=True)
-class LabelForm:
-    """What labels are.
-
-    Args:
-        kind: "classes" (an index, a bool or a name a sample), "one_hot", "multilabel" (a row of 0 and 1 a sample),
-            "numbers" (one or several a sample), or "dense" (a class for every place of a sample).
-        written: how they are written: "int", "bool", "text", "float".
-        n_classes: classes, or columns of one-hot and multi-label rows; of numbers that are all whole, what they would
-            be as classes; else None.
-        least: the smallest class index; 0 where there are none.
-        shape: of the label of one sample.
-    """
-
-    kind: str
-    written: str
-    n_classes: int | None = None
-    least: int = 0
-    shape: tuple[int, ...] = ()
-
-    @property
-    def is_classes(self) -> bool:
-        """Whether each sample has one class."""
-        return self.kind in ("classes", "one_hot")
-
-
-def read_form(values: np.ndarray) -> LabelForm:
-    """The form of labels ``(n_samples, ...)``."""
-    written = _WRITTEN.get(values.dtype.kind, "text")
-    shape = values.shape[1:]
-    if values.ndim == 1:
-        if written == "text":
-            return LabelForm("classes", written, len(np.unique(values.astype(str))))
-        is_binary = bool(np.isin(values, (0, 1)).all())
-        least, most = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-        if written == "float" and not is_binary:
-            could_be = least >= 0 and bool((values == np.floor(values)).all())
-            return LabelForm("numbers", written, most + 1 if could_be else None, least)
-        return LabelForm("classes", written, 2 if is_binary else most + 1, least)
-    if values.ndim == 2 and values.shape[1] > 1 and written != "text" and bool(np.isin(values, (0, 1)).all()):
-        one = bool((values.astype(np.float64).sum(axis=1) == 1).all())
-        return LabelForm("one_hot" if one else "multilabel", written, values.shape[1], shape=shape)
-    return LabelForm("numbers" if written == "float" else "dense", written, shape=shape)
-
-
-_WRITTEN = {"i": "int", "u": "int", "b": "bool", "f": "float"}
-
-
-def class_codes(values: np.ndarray) -> list[int]:
-    """A number for the class of every sample, of labels that are classes; names count in order of the alphabet."""
-    if values.ndim == 2:
-        return values.argmax(axis=1).tolist()
-    if values.dtype.kind in "US":
-        return np.unique(values, return_inverse=True)[1].tolist()
-    return values.astype(np.int64).tolist()
-
-
-def plain_label(value: Any) -> Any:
-    """One label as plain data: a number, a bool, a name, or a list of numbers."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return value.item() if value.ndim == 0 or value.numel() == 1 else value.tolist()
-    if isinstance(value, np.ndarray):
-        return value.item() if value.size == 1 else value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
-
-
-def as_array(values: Any, what: str = "labels") -> np.ndarray:
-    """Values in order as an array ``(n_samples, ...)``; numbers stay numbers, names become text.
-
-    Raises:
-        DataError: one is missing (None or NaN), or they have different shapes.
-    """
-    if isinstance(values, torch.Tensor):
-        found = values.detach().cpu().numpy()
-    elif hasattr(values, "to_numpy"):
-        found = values.to_numpy()
-    elif isinstance(values, np.ndarray):
-        found = values
-    else:
-        listed = [plain_label(value) for value in values]
-        _check_present(listed, what)
-        try:
-            found = np.asarray(listed)
-        except ValueError as error:
-            raise DataError(f"The {what} have different lengths ({error}); expected one shape for all.") from error
-    if found.dtype.kind in "Of":
-        _check_present(found, what)
-    if found.dtype.kind == "O":
-        found = np.asarray(found.tolist())
-    if found.dtype.kind == "O":
-        raise DataError(f"The {what} are of mixed types ({sorted({type(v).__name__ for v in found.flat})}).")
-    return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
-
-
-def _check_present(values: Any, what: str) -> None:
-    missing: list[int]
-    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-        missing = np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1)).tolist() if len(values) else []
-    else:
-        missing = [index for index, value in enumerate(values) if _is_missing(value)]
-    if missing:
-        raise DataError(
-            f"Sample {missing[0]} has no value among the {what} (None or NaN; {len(missing)} of {len(values)} such "
-            "samples). Leave these samples out (torch.utils.data.Subset), or give their values. Active learning "
-            "over partly labelled data takes labelled_ids=..."
-        )
-
-
-def _is_missing(value: Any) -> bool:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, float) and math.isnan(value)
-
-
-# where labels are kept
-
-
-def held_labels(dataset: Any, target_key: str | int | None = None, properties: bool = True) -> Any:
-    """What a data set keeps beside its samples and looks like their labels, by position; None where there is nothing.
-
-    That is ``targets``, ``labels`` or ``_labels``, the second entries of ``samples``, the second of a TensorDataset's
-    tensors, or a column of that name, through Subset and ConcatDataset. It may differ from what the samples say.
-
-    Args:
-        dataset: map-style data set.
-        target_key: place of the label in a sample.
-        properties: also ask properties, which may read samples.
-    """
-    if isinstance(dataset, Subset):
-        inner = held_labels(dataset.dataset, target_key, properties)
-        return None if inner is None else _array_or_none(inner, list(dataset.indices))
-    if isinstance(dataset, ConcatDataset):
-        parts = [held_labels(part, target_key, properties) for part in dataset.datasets]
-        if any(part is None for part in parts):
-            return None
-        arrays = [_array_or_none(part) for part in parts]
-        return None if any(array is None for array in arrays) else _joined(arrays)
-    tensors = getattr(dataset, "tensors", None)
-    if isinstance(tensors, tuple) and tensors and len(tensors[0]) == len(dataset):  # a TensorDataset, or one like it
-        place = target_key if isinstance(target_key, int) else 1
-        return tensors[place] if len(tensors) > 1 and -len(tensors) <= place < len(tensors) else None
-    return _held_attribute(dataset, target_key, properties)
-
-
-def _held_attribute(dataset: Any, target_key: str | int | None, properties: bool) -> Any:
-    columns = getattr(dataset, "column_names", None)
-    if isinstance(columns, list | tuple):
-        names = TARGET_KEYS if target_key is None else (target_key,)
-        found = [name for name in names if name in columns]
-        return dataset[found[0]] if len(found) == 1 else None
-    for name in _NAMES:
-        if not properties and isinstance(getattr(type(dataset), name, None), property | cached_property):
-            continue
-        values = getattr(dataset, name, None)
-        if _fits(values, dataset):
-            return values
-    samples: Any = getattr(dataset, "samples", None)
-    if _fits(samples, dataset) and all(isinstance(entry, tuple | list) for entry in islice(samples, 1)):
-        return [entry[1] for entry in samples]
-    return None
-
-
-def _fits(values: Any, dataset: Any) -> bool:
-    if values is None or callable(values) or isinstance(values, str | bytes) or not hasattr(values, "__len__"):
-        return False
-    return hasattr(dataset, "__len__") and len(values) == len(dataset)
-
-
-def _array_or_none(values: Any, rows: list[int] | None = None) -> np.ndarray | None:
-    try:
-        return as_array(values)[slice(None) if rows is None else rows]
-    except DataError:  # some are missing, so that nothing can be compared
-        return None
-
-
-def _joined(arrays: list[Any]) -> np.ndarray | None:
-    same = len({(array.dtype.kind in "OUS", array.shape[1:]) for array in arrays}) == 1
-    return np.concatenate(arrays) if same else None
-
-
-def read_column(dataset: Any, given: Any, what: str) -> np.ndarray:
-    """Values of all samples that a user has given: in order, by the name of a column or attribute, or by a function.
-
-    Args:
-        dataset: map-style data set; Subset and ConcatDataset are looked through for a name.
-        given: the values, a name, or a function of the data set.
-        what: the argument's name.
-
-    Raises:
-        DataError: no such column, another number of values than samples, or some are missing.
-    """
-    if isinstance(given, str):
-        values = _column(dataset, given, what)
-    else:
-        values = given(dataset) if isinstance(given, Callable) else given  # type: ignore[arg-type]
-    found = as_array(values, what)
-    if found.ndim == 0 or len(found) != len(dataset):
-        raise DataError(
-            f"{what} must hold one value a sample: expected {len(dataset)}, got "
-            f"{len(found) if found.ndim else 'a single value'}. Give them in the order of the training data."
-        )
-    return found
-
-
-def _column(dataset: Any, name: str, what: str) -> Any:
-    if isinstance(dataset, Subset):
-        return as_array(_column(dataset.dataset, name, what), what)[list(dataset.indices)]
-    if isinstance(dataset, ConcatDataset):
-        return np.concatenate([as_array(_column(part, name, what), what) for part in dataset.datasets])
-    if name in (getattr(dataset, "column_names", None) or ()):
-        return dataset[name]
-    if hasattr(dataset, name):
-        return getattr(dataset, name)
-    names = list(getattr(dataset, "column_names", None) or ())
-    for table in getattr(dataset, "__dict__", {}).values():
-        if hasattr(table, "columns") and hasattr(table, "iloc"):
-            if name in table.columns:
-                return table[name]
-            names += map(str, table.columns)
-    names = names or [key for key in vars(dataset) if not key.startswith("_")]
-    raise DataError(
-        f"{what}={name!r}: {type(dataset).__name__} has no column or attribute of that name; it has {names}."
-        f"{did_you_mean(name, names)} Give the values themselves, or a function of the data set."
-    )
 
 
 def class_names(given: Sequence[str] | None, *owners: Any) -> list[str] | None:
@@ -279,9 +42,6 @@ def number_of_classes(labels: Labels, *owners: Any) -> int:
     if count is None:
         raise DataError(f"The labels are {labels.form.kind} ({labels.form.written}), so there is no number of classes.")
     return count
-
-
-# what the labels are
 
 
 class Labels:
@@ -326,10 +86,10 @@ class Labels:
             return read_column(self.dataset, self.given, "targets")
         if len(self.dataset) == 0:
             return None
-        held = [hint for hint in self.hints if _fits(hint, self.dataset)]
+        held = [hint for hint in self.hints if fits(hint, self.dataset)]
         found = held_labels(self.dataset, self.target_key)
         for values in [*held, *([] if found is None else [found])]:
-            array = _array_or_none(values)
+            array = array_or_none(values)
             if array is not None and len(array) == len(self.dataset):
                 if getattr(self.dataset, "targets_are_checked", False):
                     return array
@@ -371,7 +131,7 @@ class Labels:
             return [plain_label(known[index]) for index in sample_ids]
         found = [plain_label(value) for value in self._read_items(sample_ids)]
         for sample_id, value in zip(sample_ids, found, strict=True):
-            if _is_missing(value):
+            if is_missing(value):
                 raise DataError(
                     f"Sample {sample_id} has no label (None or NaN), and it is needed. Leave the sample out, or "
                     "give its label."

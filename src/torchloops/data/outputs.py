@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchloops.data.labels import LabelForm
+from torchloops.data.label_values import LabelForm
 from torchloops.errors import ConfigurationError, did_you_mean
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchloops.data.asking import Asker, last_operation
 from torchloops.data.items import number_of_rows
-from torchloops.data.labels import LabelForm
+from torchloops.data.label_values import LabelForm
 from torchloops.data.outputs import Meaning, check_outputs_name, find_meaning, rows_to_draws
 from torchloops.errors import ConfigurationError
 from torchloops.module import evaluating

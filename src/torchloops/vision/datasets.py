@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from torchloops.data.labels import Labels, plain_label
+from torchloops.data.label_values import plain_label
+from torchloops.data.labels import Labels
 from torchloops.errors import DataError
 from torchloops.vision.reading import as_image_tensor, read_image
 

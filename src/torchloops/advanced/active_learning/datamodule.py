@@ -21,16 +21,11 @@ from torchloops.advanced.active_learning.scoring import PoolScores
 from torchloops.advanced.active_learning.seeds import generator_for
 from torchloops.data.draws import draw_samples
 from torchloops.data.fingerprint import check_same, describe, fingerprint
-from torchloops.data.labels import (
-    LabelForm,
-    Labels,
-    as_array,
-    class_names,
-    number_of_classes,
-    read_form,
-)
+from torchloops.data.label_values import LabelForm, as_array, read_form
+from torchloops.data.labels import Labels, class_names, number_of_classes
+from torchloops.data.loader_settings import source_of
 from torchloops.data.proxy import DataModuleProxy
-from torchloops.data.source import Source, source_of
+from torchloops.data.source import Source
 from torchloops.errors import ConfigurationError, DataError
 
 __all__ = ["ActiveLearningDataModule", "SmallLabelledSetWarning"]

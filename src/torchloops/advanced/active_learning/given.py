@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from torchloops.data.items import find_label
-from torchloops.data.labels import plain_label
+from torchloops.data.label_values import plain_label
 from torchloops.errors import ConfigurationError, DataError
 
 __all__ = ["WithLabels", "given_labels", "of_baal"]

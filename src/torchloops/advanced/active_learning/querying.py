@@ -11,7 +11,7 @@ from torch import Tensor
 from torchloops.advanced.active_learning.datamodule import ActiveLearningDataModule
 from torchloops.advanced.active_learning.heuristics import Heuristic, Random
 from torchloops.advanced.active_learning.scoring import PoolScores, score_ids, score_pool, try_heuristic
-from torchloops.data.labels import as_array
+from torchloops.data.label_values import as_array
 from torchloops.data.reader import Reader
 from torchloops.errors import ConfigurationError
 from torchloops.seeding import derive_seed, isolated_generators

@@ -11,10 +11,12 @@ import numpy as np
 from torchloops.advanced.kfold.fold_data import FoldData
 from torchloops.advanced.kfold.inner_split import draw_inner_split
 from torchloops.advanced.kfold.splits import Split, Splits
+from torchloops.data.columns import read_column
 from torchloops.data.fingerprint import fingerprint
-from torchloops.data.labels import Labels, class_names, number_of_classes, read_column
+from torchloops.data.labels import Labels, class_names, number_of_classes
+from torchloops.data.loader_settings import source_of
 from torchloops.data.proxy import DataModuleProxy
-from torchloops.data.source import Source, source_of
+from torchloops.data.source import Source
 from torchloops.errors import ConfigurationError
 from torchloops.seeding import derive_seed
 

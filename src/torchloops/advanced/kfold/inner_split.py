@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from torchloops.data.draws import draw_samples
-from torchloops.data.labels import class_codes, read_form
+from torchloops.data.label_values import class_codes, read_form
 from torchloops.errors import ConfigurationError, DataError
 
 __all__ = ["draw_inner_split"]

@@ -24,7 +24,7 @@ from torchloops.advanced.kfold.splits import Splits
 from torchloops.advanced.kfold.state import KFoldState
 from torchloops.advanced.outer import OuterLoop
 from torchloops.data.fingerprint import check_same, describe
-from torchloops.data.labels import as_array
+from torchloops.data.label_values import as_array
 from torchloops.data.outputs import Meaning, check_outputs_name
 from torchloops.errors import ConfigurationError
 from torchloops.trainer.loaders import as_loaders

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from torchloops.data.asking import Asker
 from torchloops.data.items import NoLabelError, find_label
-from torchloops.data.labels import LabelForm, Labels, as_array, read_form
+from torchloops.data.label_values import LabelForm, as_array, read_form
+from torchloops.data.labels import Labels
 from torchloops.data.outputs import Meaning, UnscoredOutputsWarning
 from torchloops.data.reader import Reader, declared_classes
 from torchloops.errors import ConfigurationError

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchloops.advanced.kfold.splits import Split, Splits
-from torchloops.data.labels import read_form
+from torchloops.data.label_values import read_form
 from torchloops.errors import ConfigurationError, DataError, did_you_mean
 
 __all__ = ["SPLITTERS", "make_splits", "may_use_labels", "needs_groups", "resolve_splitter"]

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchloops.data.draws import draw_samples
 from torchloops.data.items import NoLabelError
 from torchloops.data.labels import Labels
-from torchloops.data.source import source_of
+from torchloops.data.loader_settings import source_of
 from torchloops.errors import ConfigurationError, DataError
 
 __all__ = ["GuideSplit", "cut_guide"]
