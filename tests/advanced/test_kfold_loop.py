@@ -516,3 +516,49 @@ def test_hooks_after_each_fold_and_state_as_plain_data(tmp_path):
     other = KFoldLoop(3)
     other.on_load_checkpoint(state)
     assert same_results(loop, other)
+
+
+# what a fold leaves behind in the module
+
+
+def test_attributes_of_a_module_and_optimizers_it_keeps_start_anew(tmp_path):
+    class Manual(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+            self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+            self.schedule, self.losses = 1.0, []
+            self.net.register_forward_pre_hook(lambda module, inputs: None)
+
+        def training_step(self, batch, batch_idx):
+            loss = self.schedule * nn.functional.cross_entropy(self(batch[0]), batch[1])
+            self.optimizer.zero_grad()
+            self.manual_backward(loss)
+            self.optimizer.step()
+            self.schedule *= 0.9
+            self.losses.append(loss * (1 + 0 * len(self.losses)))  # with its graph
+
+        def on_train_start(self):
+            pass
+
+        def configure_optimizers(self):
+            return None
+
+    alone, *_ = cross_validate(tmp_path, module=Manual(), loop=KFoldLoop(3, folds=[2]))
+    loop, _, module = cross_validate(tmp_path, module=Manual())
+    assert all(torch.equal(v, loop.results[2].weights[name]) for name, v in alone.results[0].weights.items())
+    assert module.schedule == 1.0
+    assert len(module.losses) == 2 * 2, "what the last fold has written is there to be looked at"
+    again, *_ = cross_validate(tmp_path, module=module)
+    assert same_results(loop, again)
+    assert len(module.losses) == 2 * 2, "and gone when the next fit begins"
+
+
+def test_layers_built_in_setup_start_from_the_same_weights(tmp_path):
+    class Built(Classifier):
+        def setup(self, stage):
+            if stage == "fit":
+                self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    loop, *_ = cross_validate(tmp_path, module=Built())
+    assert loop.folds["initial_weights"].nunique() == 1

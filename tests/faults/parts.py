@@ -63,12 +63,16 @@ def loader(dataset: Any, batch_size: int, **options: Any) -> DataLoader[Any]:
     return DataLoader(dataset, batch_size=batch_size, **options)
 
 
-class Dropping(TinyClassifier):
-    """Draws dropout masks, and other numbers of each generator, in every step."""
+class Masked(TinyClassifier):
+    """Draws dropout masks in every step."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.head = nn.Sequential(nn.Dropout(0.2), self.head)
+
+
+class Dropping(Masked):
+    """Draws dropout masks, and other numbers of each generator, in every step."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return super().training_step(batch, batch_idx) * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand()))

@@ -18,6 +18,7 @@ from parts import (
     Dropping,
     Halves,
     Logging,
+    Masked,
     Normalized,
     Recurrent,
     Scheduled,
@@ -163,7 +164,8 @@ def guided(folder: Path, saving: str | None, scale: str = "inverse", **settings:
     """Every step is scaled by the loss on a guide split."""
     trainer = new_trainer(folder, saving, log_every_n_steps=2)
     trainer.fit_loop.replace(epoch_loop=ValidationGuidedLoop(guide_split=0.25, scale=scale, **settings))
-    return Study(trainer, Dropping(), loader(AugmentedImages(48), 8, shuffle=True), random_loader(16, 8, seed=1))
+    module = Masked() if scale == "reweight" else Dropping()  # weighted losses are the module's own
+    return Study(trainer, module, loader(AugmentedImages(48), 8, shuffle=True), random_loader(16, 8, seed=1))
 
 
 def folds(folder: Path, saving: str | None, **settings: Any) -> Study:

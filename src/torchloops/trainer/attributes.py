@@ -11,16 +11,22 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.hooks import RemovableHandle
 
 from torchloops.module import BORROWED
+from torchloops.trainer.position import has_state
 
-__all__ = ["Attributes", "UncopiedAttributesWarning"]
+__all__ = ["Attributes", "UncopiedAttributesWarning", "take_back_records"]
 
 _NO_STATE = frozenset(vars(nn.Module())) | {"_trainer", "trainer", "_fabric", "_compiled_call_impl"} | BORROWED
 
 
 _NAMED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Modules whose attributes that cannot be copied were named already."""
+
+
+_RECORDS: weakref.WeakKeyDictionary[nn.Module, list[tuple[nn.Module, str, Any]]] = weakref.WeakKeyDictionary()
+"""What runs have left in modules to be looked at."""
 
 
 class UncopiedAttributesWarning(UserWarning):
@@ -30,8 +36,8 @@ class UncopiedAttributesWarning(UserWarning):
 class Attributes:
     """Copies of the attributes of all parts of a module, without parameters, buffers and parts.
 
-    Data sets, loaders, optimizers, schedulers and modules are kept as they are. What cannot be copied is named in a
-    warning.
+    Data sets, loaders and modules are kept as they are, and so are optimizers and schedulers, whose states are put back
+    too. What cannot be copied is named in a warning.
 
     Args:
         module: the module to copy from.
@@ -41,6 +47,12 @@ class Attributes:
         found = {path: {name: part.__dict__[name] for name in _names_of(part)} for path, part in module.named_modules()}
         helpless: list[str] = []
         self._values = _copied(found, module, helpless)
+        self._states = [
+            (part, copy.deepcopy(part.state_dict()))
+            for part in _inside(found)
+            if isinstance(part, Optimizer) or isinstance(getattr(part, "optimizer", None), Optimizer)
+            if has_state(part)
+        ]
         if helpless and module not in _NAMED:
             _NAMED.add(module)
             warnings.warn(
@@ -56,7 +68,7 @@ class Attributes:
 
         Args:
             module: the module.
-            keep_records: leave what was written into collections that were empty.
+            keep_records: leave what was written into collections that were empty, until `take_back_records`.
         """
         copies = _copied(self._values, module, [])
         for path, part in module.named_modules():
@@ -65,6 +77,18 @@ class Attributes:
                 del part.__dict__[name]
             kept = {name for name, value in then.items() if keep_records and _is_record(value, part.__dict__.get(name))}
             part.__dict__.update({name: value for name, value in then.items() if name not in kept})
+            if kept:
+                _RECORDS.setdefault(module, []).extend((part, name, part.__dict__[name]) for name in kept)
+        for owner, state in self._states:
+            owner.load_state_dict(copy.deepcopy(state))
+
+
+def take_back_records(module: nn.Module) -> None:
+    """Empty what an earlier run has left in the module to be looked at, so that the next fit begins as that did."""
+    for part, name, value in _RECORDS.pop(module, []):
+        if part.__dict__.get(name) is value:
+            part.__dict__[name] = copy.copy(value)
+            part.__dict__[name].clear()
 
 
 def _is_record(before: Any, now: Any) -> bool:
@@ -84,26 +108,26 @@ def _copied(values: dict[str, dict[str, Any]], module: nn.Module, helpless: list
         copies[path] = {}
         for name in sorted(names):
             try:
-                copies[path][name] = _copy(names[name], memo)
+                copies[path][name] = copy.deepcopy(names[name], memo)
             except Exception:  # locks, open files, running generators ...
                 copies[path][name] = names[name]
                 helpless.append(f"{path}.{name}".removeprefix("."))
     return copies
 
 
-def _copy(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, Tensor) and value.grad_fn is not None and id(value) not in memo:
-        return value.detach().clone()
-    return copy.deepcopy(value, memo)
-
-
 def _memo(values: dict[str, dict[str, Any]], module: nn.Module) -> dict[int, Any]:
     """What copies refer to instead of copying it, as ``copy.deepcopy`` takes it."""
     trainer = module.__dict__.get("_trainer") or module.__dict__.get("trainer")
     kept = [*module.modules(), *module.parameters(), *module.buffers(), *([] if trainer is None else [trainer])]
-    for names in values.values():
-        kept += [value for value in _flat(names, depth=4) if _is_kept(value)]
-    return {id(value): value for value in kept}
+    inside = _inside(values)
+    memo = {id(value): value for value in [*kept, *(value for value in inside if _is_kept(value))]}
+    results = [value for value in inside if isinstance(value, Tensor) and value.grad_fn is not None]
+    return {id(value): value.detach().clone() for value in results} | memo  # a graph cannot be copied
+
+
+def _inside(values: dict[str, dict[str, Any]]) -> list[Any]:
+    """All attributes, and what is in those that are collections."""
+    return [value for names in values.values() for value in _flat(names, depth=4)]
 
 
 def _flat(value: Any, depth: int) -> list[Any]:
@@ -116,6 +140,6 @@ def _flat(value: Any, depth: int) -> list[Any]:
 
 def _is_kept(value: Any) -> bool:
     """Whether a value is no state of the module: data, modules, and optimizers, which have a state of their own."""
-    if isinstance(value, nn.Module | Dataset | DataLoader | Optimizer):
+    if isinstance(value, nn.Module | Dataset | DataLoader | Optimizer | RemovableHandle):
         return True
     return isinstance(getattr(value, "optimizer", None), Optimizer)

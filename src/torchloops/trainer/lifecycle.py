@@ -24,6 +24,7 @@ from torchloops.trainer.arguments import (
     default_loggers,
     find_directory,
 )
+from torchloops.trainer.attributes import take_back_records
 from torchloops.trainer.callback_copies import CallbackCopies
 from torchloops.trainer.checkpoint import (
     find_checkpoint,
@@ -97,6 +98,8 @@ class Lifecycle(Runs):
             )
         check_module(name, model, self._module)
         self._module = model if model is not None else self._module
+        if name == "fit":
+            take_back_records(self.module)
         self.sources.assign(given, datamodule, keep=name != "fit")
         if self.datamodule is not None:
             self.datamodule.trainer = self

@@ -54,7 +54,8 @@ class Snapshot:
 
         Args:
             module: the module.
-            keep_records: leave what a module has written into lists, dicts and sets that were empty, to be looked at.
+            keep_records: leave what a module has written into lists, dicts and sets that were empty, to be looked at
+                until the next fit.
 
         Raises:
             ConfigurationError: the module has other parameters now.

@@ -55,7 +55,7 @@ class KFoldLoop(OuterLoop):
     on all of its samples (``refit``), so that the outer loop scores something that has seen no held-out sample.
 
     Folds, repeats and sample ids count from 0. After the run the model is as it was before, so that the next fit
-    starts afresh too (lists that were empty keep what the last fold wrote into them); take `ensemble`, or
+    starts afresh too (until then, lists that were empty keep what the last fold wrote); take `ensemble`, or
     ``refit=True``.
 
     Args:

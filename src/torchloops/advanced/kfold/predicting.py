@@ -92,9 +92,15 @@ def collect_answers(trainer: Any, loader: Iterable[Any], reader: Reader) -> tupl
     for batch, found in reader.ask_all(trainer, islice(loader, limit if isinstance(limit, int) else None)):
         answers.append(_checked(found, reader))
         label = find_label(batch, reader.asker.target_key)
-        labels.append(None if label is None else as_array(label))
+        labels.append(None if label is None else _labels_of_batch(label))
     known = bool(labels) and all(label is not None and len(label) for label in labels)
     return torch.cat(answers), np.concatenate(labels) if known else None
+
+
+def _labels_of_batch(label: Any) -> np.ndarray:
+    """The labels of a batch; where samples hold lists of numbers, torch's default_collate makes a tensor a place."""
+    columns = isinstance(label, list | tuple) and all(isinstance(part, Tensor) and part.ndim == 1 for part in label)
+    return as_array(torch.stack(list(label), dim=1) if columns and label else label)
 
 
 def _checked(answers: Tensor, reader: Reader) -> Tensor:

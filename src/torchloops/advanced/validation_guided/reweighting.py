@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchloops.errors import ConfigurationError
 from torchloops.loops.step import call_step
+from torchloops.seeding import isolated_generators
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
@@ -57,10 +58,12 @@ class SampleLosses:
 
     def compare(self, batch: Any, batch_idx: int) -> None:
         """Say so where the mean of the losses is not what the module trains by; called with everything else at rest."""
-        output = self._step(batch, batch_idx)
+        with isolated_generators(0):
+            output = self._step(batch, batch_idx)
         loss = output.get("loss") if isinstance(output, dict) else output
         losses = None if self._given or not isinstance(output, dict) else output.get("losses")
-        losses = self._losses(batch) if losses is None else losses
+        with isolated_generators(0):
+            losses = self._losses(batch) if losses is None else losses
         if not isinstance(loss, Tensor) or not isinstance(losses, Tensor):
             return
         mean = losses.float().mean()

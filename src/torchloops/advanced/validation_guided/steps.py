@@ -13,7 +13,6 @@ from torchloops.advanced.validation_guided.guide import GuidePass
 from torchloops.advanced.validation_guided.reweighting import SampleLosses, alignments
 from torchloops.advanced.validation_guided.scaling import gradients_of, scale_gradients
 from torchloops.errors import ConfigurationError
-from torchloops.seeding import isolated_generators
 
 if TYPE_CHECKING:
     from torchloops.advanced.validation_guided.loop import ValidationGuidedLoop
@@ -113,7 +112,7 @@ class GuidedSteps:
                 return None
             if not is_compared:
                 is_compared = True
-                with isolated_generators(), self.guide.unnoticed(), torch.no_grad():
+                with self.guide.unnoticed(), torch.no_grad():
                     losses_of.compare(batch, batch_idx)
             return {**rest, "loss": (self._weights(losses, index) * losses).sum()}
 
