@@ -372,10 +372,6 @@ def test_a_fold_alone_is_that_fold_among_others(make, make_trainer):
     assert last.equals(alone.oof.reset_index(drop=True))
 
 
-AFTER = "the optimizer of the recipe keeps the last fold's momentum and learning rate when the loop has ended"
-
-
-@pytest.mark.xfail(reason=AFTER, strict=True)
 def test_the_routine_can_be_fitted_after_a_cross_validation_as_before_it(make_trainer):
     torch.manual_seed(3)
     routine = one_mlp()
@@ -387,7 +383,6 @@ def test_the_routine_can_be_fitted_after_a_cross_validation_as_before_it(make_tr
     assert same(routine.state_dict(), untouched.state_dict())
 
 
-@pytest.mark.xfail(reason=AFTER, strict=True)
 def test_a_second_cross_validation_of_a_routine_equals_the_first(make_trainer):
     routine = one_mlp()
     first, second = cross_validate(make_trainer, routine), cross_validate(make_trainer, routine)

@@ -113,6 +113,13 @@ class ReturnedOptimizers:
                 )
             part.load_state_dict(copy.deepcopy(state))
 
+    def put_back(self) -> None:
+        """Put all of them back, for the next fit."""
+        for reference, state in self._known.values():
+            part = reference()
+            if part is not None and state is not None:
+                part.load_state_dict(copy.deepcopy(state))
+
 
 def _state_of(part: Any) -> Any:
     if not (callable(getattr(part, "state_dict", None)) and callable(getattr(part, "load_state_dict", None))):

@@ -311,6 +311,7 @@ class KFoldLoop(OuterLoop):
         self._test_ensemble()
         if not self.refit and (self.refit is not None or not trainer.run_name):
             state.start.restore(trainer.module, keep_records=True)
+            trainer.returned_optimizers.put_back()
         elif not state.is_refitted:
             run_final(trainer, self.fit_loop, self._data, self._fold_plan)
             state.is_refitted = True
