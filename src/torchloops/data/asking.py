@@ -251,16 +251,26 @@ class _Watch(TorchDispatchMode):
         if name in _SAYS:
             return _SAYS[name]
         if name in _LINEAR:
-            return "linear"
+            places = [_place(tensor) for tensor in _tensors(args)]
+            weighs_probabilities = "softmax" in [self._origin.get(place) for place in places]
+            is_computed = all(place in self._origin for place in places)  # no parameter among them
+            return "scaled probabilities" if weighs_probabilities and is_computed else "linear"
+        if name == "copy":
+            args = args[1:2]  # what is written, not what is written over
         found = [self._origin.get(_place(tensor)) for tensor in _tensors(args[:1] if name in _PASSING else args)]
         if name in _PASSING:
             return found[0] if len(set(found)) == 1 else None
+        if name in _SCALING and {"softmax", "scaled probabilities"} & set(found):
+            return "scaled probabilities"
         only_linear = "linear" in found and set(found) <= {"linear", None}
         return "linear" if name in _SCALING and only_linear else None
 
 
 def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # sparse tensors and the like have no storage
+        return id(tensor)
 
 
 def _tensors(values: Any) -> list[Tensor]:

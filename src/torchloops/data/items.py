@@ -9,7 +9,16 @@ import torch
 
 from torchloops.errors import ConfigurationError, DataError, did_you_mean
 
-__all__ = ["TARGET_KEYS", "NoLabelError", "find_label", "label_of", "label_place", "number_of_rows", "without_label"]
+__all__ = [
+    "TARGET_KEYS",
+    "NoLabelError",
+    "find_label",
+    "label_of",
+    "label_place",
+    "number_of_rows",
+    "rows_of_label",
+    "without_label",
+]
 
 
 class NoLabelError(DataError):
@@ -88,12 +97,23 @@ def label_of(item: Any, target_key: str | int | None = None, name: str = "the ba
 
 def without_label(item: Any, target_key: str | int | None = None) -> Any:
     """A sample or batch without its label: a list of the other entries, a dict of the other keys, or itself."""
+    if isinstance(item, Mapping) and target_key is not None:
+        return {key: value for key, value in item.items() if key != target_key}
     place = label_place(item, target_key)
     if isinstance(item, Mapping):
         return {key: value for key, value in item.items() if key != place}
     if isinstance(item, tuple | list):
         return [value for index, value in enumerate(item) if index != place]
     return item
+
+
+def rows_of_label(label: Any) -> int | None:
+    """Samples that the label of a batch stands for; None where it does not say."""
+    if isinstance(label, torch.Tensor):
+        return len(label) if label.ndim else None
+    if isinstance(label, tuple | list) and label and not isinstance(label[0], torch.Tensor):
+        return len(label)
+    return None
 
 
 def number_of_rows(batch: Any) -> int | None:

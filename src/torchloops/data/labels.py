@@ -103,11 +103,6 @@ class Labels:
         """All labels where they are at hand, or were read already; else None."""
         return self._read if self.at_hand is None else self.at_hand
 
-    @property
-    def reads_inputs(self) -> bool:
-        """Whether labels can be read only together with the inputs."""
-        return self.known is None
-
     def all(self) -> np.ndarray:
         """The labels of all samples, ``(n_samples, ...)``, out of the samples where they are not at hand.
 
@@ -126,7 +121,8 @@ class Labels:
         Raises:
             DataError: one has none.
         """
-        known = self._read if self.__dict__.get("at_hand") is None else self.at_hand
+        is_looked_at = self.given is not None or self.__dict__.get("at_hand") is not None
+        known = self.at_hand if is_looked_at else self._read
         if known is not None:
             return [plain_label(known[index]) for index in sample_ids]
         found = [plain_label(value) for value in self._read_items(sample_ids)]
@@ -152,7 +148,9 @@ class Labels:
         form = read_form(values)
         if form.written == "text":
             return self._indices_of(values)
-        return values.argmax(axis=1) if values.ndim == 2 and self.form.kind == "one_hot" else values.astype(np.int64)
+        if values.ndim == 2 and "one_hot" in (form.kind, self.form.kind):
+            return values.argmax(axis=1)
+        return values.astype(np.int64)
 
     def class_indices(self, sample_ids: Sequence[int], needed_for: str) -> list[int]:
         """A number for the class of every sample, for a draw that keeps the classes' shares.

@@ -21,6 +21,7 @@ OUTPUTS = (
 """What a user may say of answers; a model that answers with whole numbers gives "classes"."""
 
 _TOLERANCE = 1e-3
+_LOOSE = 0.03  # what a softmax in half precision misses the sum of 1 by
 
 
 class UnscoredOutputsWarning(UserWarning):
@@ -92,10 +93,10 @@ class Meaning:
             return None if self.kind == "classes" else f"one is made of whole numbers ({answers.dtype})"
         if self.kind == "classes":
             return "one is made of fractions"
-        inside = bool(((answers >= -_TOLERANCE) & (answers <= 1 + _TOLERANCE)).all())
+        inside = bool(((answers >= -_LOOSE) & (answers <= 1 + _LOOSE)).all())
         if self.kind.endswith(("probabilities", "probability")) and not inside:
             return "one is below 0 or above 1"
-        if self.kind == "probabilities" and not _are_distributions(answers):
+        if self.kind == "probabilities" and not _are_distributions(answers, _LOOSE):
             return "those of one sample do not sum to 1"
         wide = answers.ndim > 1 and answers.shape[1] > 1
         if self.kind.startswith("one_") and answers.ndim < 3 and wide:
@@ -129,7 +130,8 @@ def find_meaning(
     columns = answers.shape[1] if answers.ndim > 1 else 1
     if labels is not None and labels.kind == "multilabel":
         return _multilabel(answers, labels, columns, last, name, is_all)
-    if labels is not None and labels.kind == "numbers" and not (labels.shape == () and columns > 1):
+    could_be_classes = labels is not None and labels.n_classes is not None and labels.shape == () and columns > 1
+    if labels is not None and labels.kind == "numbers" and not could_be_classes:
         return Meaning("numbers", "labels")
     if columns == 1:
         return _one_column(answers, labels, last, name, is_all)
@@ -170,7 +172,8 @@ def _multilabel(
 
 
 def _one_column(answers: Tensor, labels: LabelForm | None, last: str | None, name: str, is_all: bool) -> Meaning | None:
-    yes_or_no = labels is None or labels.kind == "dense" or (labels.n_classes == 2 and labels.least >= 0)
+    two = labels is not None and labels.is_classes and labels.n_classes in (2, None) and labels.least >= 0
+    yes_or_no = labels is None or labels.kind == "dense" or two
     if not yes_or_no:
         return Meaning("numbers", "labels")
     if last in ("sigmoid", "softmax"):
@@ -193,15 +196,17 @@ def _several_columns(answers: Tensor, last: str | None, name: str, is_all: bool)
         )
     if last in ("linear", "log_softmax"):  # a softmax over log-probabilities gives the probabilities
         return Meaning("logits", "last operation")
-    if last == "softmax" and _are_distributions(answers):
+    if last == "softmax" and _are_distributions(answers, _LOOSE):
         return Meaning("probabilities", "last operation")
+    if last in ("softmax", "scaled probabilities") and not _are_distributions(answers):
+        raise _unknown(name, "They come from a softmax, and those of one sample do not sum to 1", OUTPUTS)
     if not _are_distributions(answers):
         return Meaning("logits", "all answers")
     return Meaning("probabilities", "all answers") if is_all else None
 
 
-def _are_distributions(answers: Tensor) -> bool:
-    return bool(((answers.sum(1) - 1).abs() < _TOLERANCE).all()) and bool((answers >= -_TOLERANCE).all())
+def _are_distributions(answers: Tensor, tolerance: float = _TOLERANCE) -> bool:
+    return bool(((answers.sum(1) - 1).abs() < tolerance).all()) and bool((answers >= -tolerance).all())
 
 
 def _unknown(name: str, why: str, names: tuple[str, ...]) -> ConfigurationError:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloops.data.asking import Asker, last_operation
-from torchloops.data.items import number_of_rows
+from torchloops.data.items import find_label, number_of_rows, rows_of_label
 from torchloops.data.label_values import LabelForm
 from torchloops.data.outputs import Meaning, check_outputs_name, find_meaning, rows_to_draws
 from torchloops.errors import ConfigurationError
@@ -161,7 +161,8 @@ class Reader:
         with evaluating(trainer.module), torch.inference_mode():
             for index, batch in enumerate(batches):
                 batch = batch if move is None else move(batch, 0)
-                yield batch, _plain(self.answers(batch, index=index))
+                label = find_label(batch, self.asker.target_key)
+                yield batch, _plain(self.answers(batch, rows_of_label(label), index))
 
 
 def _plain(answers: Tensor) -> Tensor:
@@ -169,12 +170,16 @@ def _plain(answers: Tensor) -> Tensor:
     return answers.float() if answers.dtype in (torch.float16, torch.bfloat16) else answers.clone()
 
 
+def _of_hparams(hparams: Any, name: str) -> Any:
+    return hparams.get(name) if hasattr(hparams, "get") else getattr(hparams, name, None)
+
+
 def declared_classes(module: nn.Module | None, *data: Any) -> set[int]:
     """The numbers of classes that a module, data modules and data sets name (``num_classes``, ``classes`` ...)."""
     found: set[int] = set()
     hparams = getattr(module, "hparams", None) or {}
     for name in ("num_classes", "n_classes", "num_labels", "n_labels"):
-        candidates = chain((getattr(owner, name, None) for owner in (module, *data)), (dict(hparams).get(name),))
+        candidates = chain((getattr(owner, name, None) for owner in (module, *data)), (_of_hparams(hparams, name),))
         found |= {value for value in candidates if isinstance(value, int) and not isinstance(value, bool)}
     for owner in data:
         names = getattr(owner, "classes", None)

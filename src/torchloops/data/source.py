@@ -21,7 +21,8 @@ from torch.utils.data import (
     default_collate,
 )  # fmt: skip
 
-from torchloops.data.items import label_place, without_label
+from torchloops.data.items import find_label, label_place, rows_of_label, without_label
+from torchloops.data.label_values import plain_label
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.seeding import isolated_generators
 
@@ -162,7 +163,9 @@ class Source:
             ConfigurationError: ``collate_fn`` is random, and torch's own cannot take its place.
         """
         if self.eval_collate_fn is not None or not self._collate_is_random():
-            return self.eval_collate_fn or self.collate_fn
+            chosen = self.eval_collate_fn or self.collate_fn
+            is_known = chosen is default_collate or not getattr(chosen, "draws_random_numbers", True)
+            return chosen if is_known else _CheckedCollate(chosen, self.target_key)
         name = getattr(self.collate_fn, "__qualname__", type(self.collate_fn).__name__)
         message = f"The collate_fn of the training data ({name}) is random: the same samples gave other batches. "
         try:
@@ -310,6 +313,35 @@ class _CollateWithIds:
         if isinstance(rest, dict):
             return torch.tensor(ids), {**rest, place: None}
         return torch.tensor(ids), [*rest[:place], None, *rest[place:]]
+
+
+@dataclass(frozen=True)
+class _CheckedCollate:
+    """A user's collate function, refused where it leaves samples out or changes their order.
+
+    Raises:
+        DataError: answers to its batches could not be told to samples.
+    """
+
+    collate_fn: Callable[[Any], Any]
+    target_key: str | int | None
+
+    def __call__(self, items: Any) -> Any:
+        batch = self.collate_fn(items)
+        found = find_label(batch, self.target_key)
+        if rows_of_label(found) is None:
+            return batch
+        labels = [plain_label(label) for label in found]
+        own = [plain_label(find_label(item, self.target_key)) for item in items]
+        if len(labels) != len(own) or (labels != own and sorted(map(repr, labels)) == sorted(map(repr, own))):
+            name = getattr(self.collate_fn, "__qualname__", type(self.collate_fn).__name__)
+            raise DataError(
+                f"The collate_fn ({name}) gave {len(labels)} of {len(own)} samples"
+                + (" in another order" if len(labels) == len(own) else "")
+                + ", so that scores cannot be told to samples. Give eval_collate_fn=..., which keeps all samples and "
+                "their order."
+            )
+        return batch
 
 
 @dataclass(frozen=True)

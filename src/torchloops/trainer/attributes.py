@@ -36,8 +36,8 @@ class UncopiedAttributesWarning(UserWarning):
 class Attributes:
     """Copies of the attributes of all parts of a module, without parameters, buffers and parts.
 
-    Data sets, loaders and modules are kept as they are, and so are optimizers and schedulers, whose states are put back
-    too. What cannot be copied is named in a warning.
+    Data sets and loaders are kept as they are, and so are optimizers and schedulers, whose states are put back too.
+    What cannot be copied is named in a warning.
 
     Args:
         module: the module to copy from.
@@ -139,7 +139,7 @@ def _flat(value: Any, depth: int) -> list[Any]:
 
 
 def _is_kept(value: Any) -> bool:
-    """Whether a value is no state of the module: data, modules, and optimizers, which have a state of their own."""
-    if isinstance(value, nn.Module | Dataset | DataLoader | Optimizer | RemovableHandle):
+    """Whether a value is no state of the module: data, and optimizers, which have a state of their own."""
+    if isinstance(value, Dataset | DataLoader | Optimizer | RemovableHandle):
         return True
     return isinstance(getattr(value, "optimizer", None), Optimizer)

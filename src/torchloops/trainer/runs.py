@@ -106,11 +106,11 @@ class Runs(TrainerView):
                 stack.enter_context(self.using_data(data))
             stack.callback(self._close_run, run)
             try:
-                parameters = dict(self.module.named_parameters())
+                before = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
                 self.call_hook("setup", "fit")
                 self.engine.place_module()
                 if start is not None and saved is None:
-                    start.refill(self.module, parameters)
+                    start.refill(self.module, before)
                 if saved is not None:
                     self._resume(run, saved)
                 self.call_hook("on_fit_start")

@@ -80,18 +80,22 @@ class Snapshot:
         if self.attributes is not None:
             self.attributes.restore(module, keep_records)
 
-    def refill(self, module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
-        """Give the weights of the start to parameters that took the place of others.
+    def refill(self, module: nn.Module, before: dict[str, torch.Tensor]) -> None:
+        """Give the weights of the start to parts that took the place of others.
+
+        Parameters count, and the buffers beside them in a part; a buffer of its own is what a hook has computed.
 
         Args:
             module: as it is now.
-            parameters: the module's before, by name.
+            before: the module's parameters and buffers before, by name.
         """
+        new = {name.rpartition(".")[0] for name, p in module.named_parameters() if p is not before.get(name)}
         with torch.no_grad():
-            for name, parameter in module.named_parameters():
+            for name, value in _tensors(module):
                 saved = self.weights.get(name)
-                if parameter is not parameters.get(name) and saved is not None and saved.shape == parameter.shape:
-                    parameter.copy_(saved)
+                is_new = value is not before.get(name) and name.rpartition(".")[0] in new
+                if is_new and saved is not None and saved.shape == value.shape:
+                    value.copy_(saved)
 
     def complete(self, module: nn.Module) -> None:
         """Take over the attributes of ``module``, built again as it was; checkpoints and pickles do not hold them."""

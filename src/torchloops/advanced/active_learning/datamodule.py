@@ -203,7 +203,7 @@ class ActiveLearningDataModule(DataModuleProxy):
     def _given_by_value(self) -> bool:
         return any(label is not None for label in (self._given or {}).values())
 
-    @cached_property
+    @property
     def label_form(self) -> LabelForm | None:
         """What labels are, as far as it may be known: of all samples where draws look at all, else of those labelled.
 
@@ -233,7 +233,7 @@ class ActiveLearningDataModule(DataModuleProxy):
     @property
     def has_answers(self) -> bool:
         """Whether the data knows the labels of the pool, so that a query can be answered."""
-        if not self.n_pool or self.given_targets is not None or not self._given_by_value:
+        if not self.n_pool or self.given_targets is not None or self._given is None:
             return True
         try:
             self.truth(self.pool_ids[:1])
@@ -471,7 +471,7 @@ class ActiveLearningDataModule(DataModuleProxy):
             )
 
 
-_CACHED = ("source", "truth", "labelled_map", "label_form", "num_classes", "description", "_looks_at_all")
+_CACHED = ("source", "truth", "labelled_map", "num_classes", "description", "_looks_at_all")
 
 
 def _check_given(given: Mapping[int, Any], sample_ids: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from torchloops.data.items import find_label
@@ -60,15 +61,16 @@ class WithLabels(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         item, label = self.dataset[index], self.labels[index]
+        label = torch.tensor(label) if isinstance(label, list) else label
         if isinstance(item, Mapping):
             return {**item, self.target_key or "label": label}
         own = find_label(item, self.target_key)
         if own is None:
             inputs = list(item) if isinstance(item, tuple | list) else [item]
             return (*inputs[:1], label, *inputs[1:])
-        if plain_label(own) != label:
+        if plain_label(own) != plain_label(label):
             raise DataError(
-                f"Sample {index} has the label {plain_label(own)!r} of its own, and {label!r} was given for it. Give "
-                "labels for samples without one, or none."
+                f"Sample {index} has the label {plain_label(own)!r} of its own, and {plain_label(label)!r} was given "
+                "for it. Give labels for samples without one, or none."
             )
         return item

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolQuery", "Query"]
 
+_PROVISIONAL = ("last operation", "all answers", "labels")
+
 
 @dataclass(frozen=True)
 class Query:
@@ -84,6 +86,8 @@ class PoolQuery:
             data.truth.encoded(as_array(data.truth(data.labelled_ids)) if known is None else known)
         check_scorable(reader, data.heuristic, answers)
         try_heuristic(trainer.module, data.heuristic, reader, batch, len(ids))
+        if reader.labels is None and reader.meaning is not None and reader.meaning.told in _PROVISIONAL:
+            reader.meaning = None  # the first labels may say otherwise
 
     def ask(self, budget: int | None) -> Query:
         """Score the pool and choose what to ask for, within the budget."""

@@ -14,6 +14,7 @@ from torchloops.data.items import number_of_rows
 from torchloops.data.outputs import Meaning
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.module import LoopModule
+from torchloops.trainer.attributes import Attributes
 
 __all__ = ["ENSEMBLES", "FoldEnsemble", "average_weights", "build_ensemble", "check_ensemble", "combine"]
 
@@ -114,9 +115,14 @@ def average_weights(weights: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def build_ensemble(
-    module: nn.Module, weights: Sequence[dict[str, Any]], kind: str, asking: Asking, meaning: Meaning
+    module: nn.Module,
+    weights: Sequence[dict[str, Any]],
+    kind: str,
+    asking: Asking,
+    meaning: Meaning,
+    attributes: Sequence[Attributes | None] = (),
 ) -> nn.Module:
-    """A new module from copies of ``module`` with the weights of each fold.
+    """A new module from copies of ``module`` with the weights of each fold, and its Python attributes where known.
 
     Raises:
         ConfigurationError: votes over outputs that are no classes.
@@ -128,10 +134,14 @@ def build_ensemble(
         raise ConfigurationError(
             'ensemble("hard") counts votes for classes, but the module returns no scores of classes. Use "soft".'
         )
-    return FoldEnsemble([_with_weights(module, each) for each in weights], kind, asking, meaning)
+    known = attributes or [None] * len(weights)
+    members = [_with_weights(module, each, its) for each, its in zip(weights, known, strict=True)]
+    return FoldEnsemble(members, kind, asking, meaning)
 
 
-def _with_weights(module: nn.Module, weights: dict[str, Any]) -> nn.Module:
+def _with_weights(module: nn.Module, weights: dict[str, Any], attributes: Attributes | None = None) -> nn.Module:
     member = copy.deepcopy(module)
     member.load_state_dict(weights)
+    if attributes is not None:
+        attributes.restore(member)
     return member.eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,6 +13,7 @@ from torchloops.advanced.kfold.predicting import Asking, collect_answers, interp
 from torchloops.advanced.kfold.records import FoldResult, per_sample_values
 from torchloops.data.labels import Labels
 from torchloops.data.outputs import Meaning
+from torchloops.trainer.attributes import Attributes
 
 __all__ = ["score_ensemble"]
 
@@ -25,6 +26,7 @@ def score_ensemble(
     asking: Asking,
     meaning: Meaning,
     labels: Labels | None,
+    attributes: Mapping[int, Attributes],
 ) -> dict[str, float]:
     """Scores of the ensemble by name: "ensemble/accuracy" and "ensemble/log_loss", or for numbers "ensemble/mse" and
     "ensemble/mae"; none where the test set has no labels, or labels that the answers cannot be compared with.
@@ -34,8 +36,10 @@ def score_ensemble(
     members = [average_weights([result.weights for result in results])] if kind == "weights" else []
     scores: list[Tensor] = []
     targets: Tensor | None = None
-    for weights in members or [result.weights for result in results]:
+    for index, weights in enumerate(members or [result.weights for result in results]):
         trainer.module.load_state_dict(weights)
+        if not members and results[index].fold in attributes:
+            attributes[results[index].fold].restore(trainer.module)
         reader = asking.reader(trainer.module, meaning, trainer.engine.under_precision)
         answers, found = collect_answers(trainer, chain.from_iterable(loaders), reader)
         reader.settle(answers, is_all=True)

@@ -186,9 +186,17 @@ def _form_of(labels: Labels | None) -> LabelForm | None:
 def _say_if_unscored(meaning: Meaning, labels: LabelForm | None, answers: Tensor, name: str) -> None:
     """Say that answers of several columns are no scores of the labels, and so are taken as numbers."""
     several = answers.ndim > 1 and answers.shape[1] > 1
-    if meaning.kind != "numbers" or labels is None or not labels.n_classes or labels.kind == "numbers" or not several:
+    if meaning.kind != "numbers" or labels is None or not labels.n_classes or labels.kind == "numbers":
         return
-    if meaning.told != "given":
+    if meaning.told != "given" and not several:
+        warnings.warn(
+            f"{name} answers with one number a sample, and the labels are whole numbers from {labels.least} to "
+            f'{labels.n_classes - 1}: they are compared as numbers. Give outputs="numbers" if they are; count two '
+            "classes as 0 and 1 if they are classes.",
+            UnscoredOutputsWarning,
+            stacklevel=4,
+        )
+    elif meaning.told != "given":
         warnings.warn(
             f"{name} answers with {answers.shape[1]} numbers a sample, and the labels have {labels.n_classes} classes: "
             "they are not taken for scores of classes, out-of-fold predictions are plain numbers, and nothing is "

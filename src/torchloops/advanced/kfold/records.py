@@ -25,6 +25,7 @@ _COLUMNS = (
     "optimistic", "threads", "seconds",
 )  # fmt: skip
 _SUMMARY_COLUMNS = ("metric", "mean", "std", "nb_low", "nb_high", "oof_low", "oof_high", "n_folds", "optimistic")
+_NOT_NEGATIVE = ("oof/log_loss", "oof/mse", "oof/mae")
 _SHARES = {"accuracy", "acc", "auroc", "auc", "f1", "f1_score", "precision", "recall", "iou", "jaccard", "dice", "top5"}
 
 
@@ -160,6 +161,8 @@ def _summary_row(name: str, results: Sequence[FoldResult], values: Sequence[floa
     samples = [values[name.removeprefix("oof/")] for values in each if name.removeprefix("oof/") in values]
     repeats = len({result.row["repeat"] for result in results})
     oof_low, oof_high = per_sample_interval(samples, _is_share(name), repeats) if samples else (math.nan, math.nan)
+    if name in _NOT_NEGATIVE:
+        low, oof_low = max(low, 0.0), max(oof_low, 0.0)
     return {
         "metric": name, "mean": mean, "std": std, "nb_low": low, "nb_high": high, "oof_low": oof_low,
         "oof_high": oof_high, "n_folds": len(values), "optimistic": any(result.row["optimistic"] for result in results),
