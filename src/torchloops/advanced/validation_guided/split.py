@@ -49,7 +49,6 @@ def cut_guide(
     view = _eval_view(loader.dataset, datamodule)
     advice = "Cut the split yourself and give guide_dataloader=..."
     source = source_of(loader, "guide_split", eval_dataset=view, target_key=target_key, advice=advice)
-    source.warn_if_random()
     ids = list(source.sample_ids)
     count = size if isinstance(size, int) else max(1, round(size * len(ids)))
     if count >= len(ids):
