@@ -89,15 +89,15 @@ def score_pool(
     move = _unmoved if move is None else move
     parts: list[_Part] = []
     differ = False
-    with isolated_generators(derive_seed(seed, "draws")):
+    with isolated_generators(derive_seed(seed, "meaning")):  # found once: the draws do not depend on when
         _find_meaning(module, batches, reader, move)
-        with mc_dropout(module):
-            forward = StochasticForward(reader, draws)
-            for ids, batch in batches:
-                probabilities = _checked(forward(move(batch, 0), len(ids)), reader)
-                differ = differ or _draws_differ(probabilities)
-                values = heuristic.score(probabilities) if heuristic.streams else probabilities
-                parts.append(_Part(ids.tolist(), values.cpu(), _predicted(probabilities, reader)))
+    with isolated_generators(derive_seed(seed, "draws")), mc_dropout(module):
+        forward = StochasticForward(reader, draws)
+        for ids, batch in batches:
+            probabilities = _checked(forward(move(batch, 0), len(ids)), reader)
+            differ = differ or _draws_differ(probabilities)
+            values = heuristic.score(probabilities) if heuristic.streams else probabilities
+            parts.append(_Part(ids.tolist(), values.cpu(), _predicted(probabilities, reader)))
     if heuristic.needs_draws and parts and not differ:
         raise _no_draws(heuristic, module)
     return _joined(parts, heuristic, seed)
