@@ -90,6 +90,8 @@ class Reader:
         """
         if self.is_tried:
             found = self.asker(batch, index)
+        elif self.meaning is not None:  # nothing is to be found by watching, which costs
+            found, self.is_tried = self.asker.try_out(batch), True
         else:
             found, self.last = last_operation(lambda: self.asker.try_out(batch))
             self.is_tried = True

@@ -16,6 +16,7 @@ from torchloops.advanced.kfold.records import FoldResult
 from torchloops.advanced.kfold.splits import Split
 from torchloops.advanced.kfold.weights import draw_weights, weights_of
 from torchloops.data.fingerprint import check_same
+from torchloops.data.outputs import Meaning
 from torchloops.loops.loop import Loop
 from torchloops.seeding import derive_seed
 from torchloops.trainer.snapshot import hash_of_weights
@@ -39,6 +40,7 @@ class FoldPlan:
         test_each_fold: score each fold on the test set too.
         asking: how the module is asked for predictions.
         threads: torch threads a fold computes with; None: as they are.
+        meaning: how answers are read, where that is known before a fold is trained.
     """
 
     start: Snapshot
@@ -49,6 +51,7 @@ class FoldPlan:
     test_each_fold: bool = False
     asking: Asking = field(default_factory=Asking)
     threads: int | None = None
+    meaning: Meaning | None = None
 
 
 @contextmanager
@@ -166,7 +169,7 @@ def _predict(trainer: Any, scoring: Any, plan: FoldPlan) -> dict[str, Any] | Non
         return None
     loader = scoring.val_dataloader()
     loader = loader[0] if isinstance(loader, list | tuple) else loader
-    reader = plan.asking.reader(trainer.module, under_precision=trainer.engine.under_precision)
+    reader = plan.asking.reader(trainer.module, plan.meaning, trainer.engine.under_precision)
     answers, labels = collect_answers(trainer, loader, reader)
     if labels is not None:
         labels = labels.tolist() if labels.dtype.kind in "US" else torch.as_tensor(labels)  # type: ignore[assignment]

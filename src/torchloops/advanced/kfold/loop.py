@@ -375,6 +375,7 @@ class KFoldLoop(OuterLoop):
             self.test_each_fold,
             self._asking,
             self.threads,
+            self._meaning,
         )
 
     # reading answers
