@@ -29,7 +29,7 @@ class DataModuleProxy(DataModule):
         super().__init__()
         self.datamodule = datamodule
         self._stages: set[str] = set()
-        self._is_prepared = is_prepared
+        self.is_prepared = is_prepared
         for name in _TRANSFER_HOOKS:
             if datamodule is not None and is_overridden(datamodule, name):
                 self.__dict__[name] = getattr(datamodule, name)
@@ -45,9 +45,9 @@ class DataModuleProxy(DataModule):
         return value
 
     def prepare_data(self) -> None:
-        if not self._is_prepared and is_overridden(self.datamodule, "prepare_data"):
+        if not self.is_prepared and is_overridden(self.datamodule, "prepare_data"):
             self.datamodule.prepare_data()
-        self._is_prepared = True
+        self.is_prepared = True
 
     def set_up(self, stage: str) -> None:
         """Set up the inner data module for a stage, if it is not."""

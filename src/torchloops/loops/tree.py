@@ -10,7 +10,7 @@ from torchloops.errors import ConfigurationError
 if TYPE_CHECKING:
     from torchloops.loops.loop import Loop
 
-__all__ = ["children_of", "draw_tree", "loops_in", "paths_in"]
+__all__ = ["children_of", "draw_tree", "levels_of", "loops_in", "paths_in"]
 
 
 def children_of(loop: Loop, only: str | None = None) -> Iterator[tuple[str, Loop]]:
@@ -49,6 +49,15 @@ def loops_in(loop: Loop, _above: tuple[Loop, ...] = ()) -> Iterator[Loop]:
     yield loop
     for _, child in children_of(loop):
         yield from loops_in(child, (*_above, loop))
+
+
+def levels_of(loop: Loop) -> int:
+    """How many loops stand above a `FitLoop`, or above the lowest loop where there is none."""
+    from torchloops.loops.fit_loop import FitLoop
+
+    if isinstance(loop, FitLoop):
+        return 0
+    return 1 + max((levels_of(child) for _, child in children_of(loop)), default=0)
 
 
 def paths_in(loop: Loop, prefix: str = "") -> Iterator[str]:

@@ -8,17 +8,22 @@ import weakref
 from collections import deque
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.hooks import RemovableHandle
 
+from torchloops.data.fingerprint import fingerprint
 from torchloops.module import BORROWED
 from torchloops.trainer.position import has_state
 
-__all__ = ["Attributes", "UncopiedAttributesWarning", "take_back_records"]
+__all__ = ["Attributes", "UncopiedAttributesWarning", "is_same", "take_back_records"]
 
 _NO_STATE = frozenset(vars(nn.Module())) | {"_trainer", "trainer", "_fabric", "_compiled_call_impl"} | BORROWED
+
+
+_ABSENT = object()
 
 
 _NAMED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -41,12 +46,15 @@ class Attributes:
 
     Args:
         module: the module to copy from.
+
+    Attributes:
+        values: the copies, by path of the part and name.
     """
 
     def __init__(self, module: nn.Module) -> None:
         found = {path: {name: part.__dict__[name] for name in _names_of(part)} for path, part in module.named_modules()}
         helpless: list[str] = []
-        self._values = _copied(found, module, helpless)
+        self.values = _copied(found, module, helpless)
         self._states = [
             (part, copy.deepcopy(part.state_dict()))
             for part in _inside(found)
@@ -70,7 +78,7 @@ class Attributes:
             module: the module.
             keep_records: leave what was written into collections that were empty, until `take_back_records`.
         """
-        copies = _copied(self._values, module, [])
+        copies = _copied(self.values, module, [])
         for path, part in module.named_modules():
             then = copies.get(path, {})
             for name in _names_of(part) - then.keys():
@@ -81,6 +89,42 @@ class Attributes:
                 _RECORDS.setdefault(module, []).extend((part, name, part.__dict__[name]) for name in kept)
         for owner, state in self._states:
             owner.load_state_dict(copy.deepcopy(state))
+
+    def changed_since(self, earlier: Attributes) -> dict[str, Any]:
+        """Attributes that are others than they were, by names such as ``"mean"`` or ``"head.calls"``."""
+        return {
+            f"{path}.{name}".removeprefix("."): value
+            for path, names in self.values.items()
+            for name, value in names.items()
+            if not is_same(value, earlier.values.get(path, {}).get(name, _ABSENT))
+        }
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values, or a value and its copy, hold the same."""
+    return _is_same(one, other, set())
+
+
+def _is_same(one: Any, other: Any, seen: set[tuple[int, int]]) -> bool:
+    if one is other or (id(one), id(other)) in seen:
+        return True
+    if type(one) is not type(other):
+        return False
+    seen.add((id(one), id(other)))
+    if isinstance(one, Tensor | np.ndarray):
+        return fingerprint(one) == fingerprint(other)
+    if isinstance(one, dict) and (one or other):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key], seen) for key in one)
+    if isinstance(one, list | tuple | deque):
+        return len(one) == len(other) and all(_is_same(a, b, seen) for a, b in zip(one, other, strict=True))
+    if callable(getattr(one, "equals", None)):  # pandas
+        return bool(one.equals(other))
+    if type(one).__eq__ is object.__eq__ and hasattr(one, "__dict__"):
+        return _is_same(vars(one), vars(other), seen)
+    try:
+        return bool(one == other)
+    except Exception:  # an == of a user's class, or one that answers with an array
+        return False
 
 
 def take_back_records(module: nn.Module) -> None:

@@ -150,7 +150,7 @@ class Lifecycle(Runs):
         self._resumed, self._checkpoint, self.arguments_to_change = [], {}, {}
         self.continues_a_run = ckpt_path is not None
         path = None if ckpt_path is None else self._restore(ckpt_path)
-        self.call_hook("on_fit_start")
+        self._call_first_hook("on_fit_start")
         self._sanity_check()
         last = self.run.dir / "checkpoints" / "last.ckpt"
         own = {file.resolve() for file in (last, previous_path(last))}

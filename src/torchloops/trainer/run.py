@@ -14,6 +14,7 @@ from torchloops.errors import ConfigurationError, DataError
 from torchloops.hooks import is_overridden
 from torchloops.module import bind_log
 from torchloops.trainer.data import Batches
+from torchloops.trainer.hook_changes import HookChanges
 from torchloops.trainer.optimizers import Optimization, parse_optimizers
 from torchloops.trainer.results import Results
 from torchloops.trainer.state import TrainerState
@@ -75,6 +76,7 @@ class Run:
         self.done_once: dict[str, Any] = {}
         self.random_outside: dict[str, Any] | None = None
         self.modes_outside: list[tuple[Any, bool]] | None = None
+        self.hook_changes = HookChanges()
         self.hiddens: dict[int, Any] = {}
         self.gradient_hooks: list[Callable[[Any], None]] = []
         self.step_wrappers: list[Callable[[Callable[..., Any], int], Callable[..., Any]]] = []

@@ -12,7 +12,7 @@ from torchloops.errors import CheckpointError, ConfigurationError, did_you_mean
 from torchloops.hooks import is_overridden
 from torchloops.loops import Loop
 from torchloops.loops.evaluation_loop import run_evaluation
-from torchloops.loops.tree import loops_in
+from torchloops.loops.tree import levels_of, loops_in
 from torchloops.module import module_modes
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
 from torchloops.trainer.arguments import inner_loggers
@@ -47,8 +47,15 @@ class Runs(TrainerView):
     # for outer loops
 
     def snapshot(self) -> Snapshot:
-        """The module as it is now, for `isolated` to start from."""
-        return Snapshot(self.module)
+        """The module as it is now, for `isolated` to start from, without what `setup` and `on_fit_start` left in it.
+
+        These hooks run again in each inner run, on the data of that run. What a loop has set since is kept.
+        """
+        return Snapshot(self.module, self.run.hook_changes)
+
+    def complete(self, start: Snapshot) -> None:
+        """Give a snapshot that comes from a checkpoint the attributes that the module has at the start of this run."""
+        start.complete(self.module, self.run.hook_changes)
 
     @contextmanager
     def isolated(
@@ -107,13 +114,13 @@ class Runs(TrainerView):
             stack.callback(self._close_run, run)
             try:
                 before = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-                self.call_hook("setup", "fit")
+                self._call_first_hook("setup", "fit")
                 self.engine.place_module()
                 if start is not None and saved is None:
                     start.refill(self.module, before)
                 if saved is not None:
                     self._resume(run, saved)
-                self.call_hook("on_fit_start")
+                self._call_first_hook("on_fit_start")
                 yield run
                 run.finish_logging()
                 self.call_hook("on_fit_end")
@@ -221,6 +228,12 @@ class Runs(TrainerView):
                 output = value
         return output
 
+    def _call_first_hook(self, name: str, *args: Any) -> None:
+        """Call `setup` or `on_fit_start`, noting what they leave in the module where runs inside are to come."""
+        watched = len(self.outer_runs) < levels_of(self._loops["fit_loop"]) and self.run.hooks(name, last=None)
+        with self.run.hook_changes.watching(self.module) if watched else nullcontext():
+            self.call_hook(name, *args)
+
     def _switch_run(self, run: Run) -> None:
         self.run = run
         for loop in self._loops.values():
@@ -253,7 +266,10 @@ class Runs(TrainerView):
     def _call_setup_hooks(self, hook: str, stage: str) -> None:
         if is_overridden(self.datamodule, hook):
             getattr(self.datamodule, hook)(stage)
-        self.call_hook(hook, stage)
+        if (hook, stage) == ("setup", "fit"):
+            self._call_first_hook(hook, stage)
+        else:
+            self.call_hook(hook, stage)
 
     def _call_callbacks(self, hook: str, *args: Any) -> None:
         for callback in self.run.callbacks:

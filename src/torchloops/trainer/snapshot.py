@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torchloops.data.fingerprint import fingerprint
 from torchloops.errors import ConfigurationError
 from torchloops.trainer.attributes import Attributes
+from torchloops.trainer.hook_changes import HookChanges
 
 __all__ = ["Snapshot", "hash_of_weights"]
 
@@ -24,6 +25,7 @@ class Snapshot:
 
     Args:
         module: the module to copy from.
+        hooks: what hooks of the current run have filled, which the copy is to be without; None: nothing.
 
     Attributes:
         hash: first 16 hexadecimal digits of SHA-256 over the weights and buffers, to compare runs by.
@@ -32,7 +34,7 @@ class Snapshot:
         ConfigurationError: it has lazy parameters, which are not initialised before the first batch.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, hooks: HookChanges | None = None) -> None:
         lazy = [name for name, value in _tensors(module) if is_lazy(value)]
         if lazy:
             raise ConfigurationError(
@@ -43,7 +45,9 @@ class Snapshot:
         self.weights = {name: value.detach().cpu().clone() for name, value in _tensors(module)}
         self.requires_grad = {name: p.requires_grad for name, p in module.named_parameters()}
         self.modes = {name: part.training for name, part in module.named_modules()}
-        self.attributes: Attributes | None = Attributes(module)
+        self.attributes: Attributes | None = None
+        self.empty_buffers: set[str] = set()
+        self.complete(module, hooks)
 
     @property
     def hash(self) -> str:
@@ -60,7 +64,7 @@ class Snapshot:
         Raises:
             ConfigurationError: the module has other parameters now.
         """
-        _drop_new_buffers(module, set(self.weights))
+        _drop_new_buffers(module, set(self.weights), self.empty_buffers)
         with torch.no_grad():
             for name, value in _tensors(module):
                 saved = self.weights.get(name)
@@ -97,10 +101,18 @@ class Snapshot:
                 if is_new and saved is not None and saved.shape == value.shape:
                     value.copy_(saved)
 
-    def complete(self, module: nn.Module) -> None:
+    def complete(self, module: nn.Module, hooks: HookChanges | None = None) -> None:
         """Take over the attributes of ``module``, built again as it was; checkpoints and pickles do not hold them."""
-        if self.attributes is None:
-            self.attributes = Attributes(module)
+        if self.attributes is not None:
+            return
+        self.attributes = Attributes(module)
+        if hooks is not None:
+            hooks.undo(self.attributes.values)
+            for (path, name), is_registered in hooks.filled_buffers.items():
+                full_name = f"{path}.{name}".removeprefix(".")
+                self.weights.pop(full_name, None)
+                if is_registered:
+                    self.empty_buffers.add(full_name)
 
     def state_dict(self) -> dict[str, Any]:
         """The snapshot as plain data, without attributes."""
@@ -115,7 +127,7 @@ class Snapshot:
         snapshot = cls.__new__(cls)
         snapshot.weights, snapshot.requires_grad = state["weights"], state["requires_grad"]
         snapshot.modes = state["modes"]
-        snapshot.attributes = None
+        snapshot.attributes, snapshot.empty_buffers = None, set()
         return snapshot
 
 
@@ -129,9 +141,12 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers()
 
 
-def _drop_new_buffers(module: nn.Module, known: set[str]) -> None:
-    """Take away buffers that were registered since."""
+def _drop_new_buffers(module: nn.Module, known: set[str], empty: set[str]) -> None:
+    """Take away buffers that were registered since, and empty those that were empty."""
     for prefix, part in module.named_modules():
         for name in [name for name in part._buffers if part._buffers[name] is not None]:
-            if f"{prefix}.{name}".removeprefix(".") not in known:
+            full_name = f"{prefix}.{name}".removeprefix(".")
+            if full_name in empty:
+                part._buffers[name] = None
+            elif full_name not in known:
                 delattr(part, name)

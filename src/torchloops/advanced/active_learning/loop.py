@@ -176,7 +176,7 @@ class ActiveLearningLoop(OuterLoop):
         self._records = self.datamodule.labelled_map.records
         if self._start is None:
             self._start = self.trainer.snapshot()
-        self._start.complete(self.trainer.module)
+        self.trainer.complete(self._start)
         self._reader = self._make_reader()
         self._check_early()
 

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchloops.advanced.kfold.left_behind import warn_of_lost
 from torchloops.advanced.kfold.predicting import Asking, interpret
+from torchloops.advanced.kfold.records import FoldResult
+from torchloops.advanced.kfold.weights import load_weights
 from torchloops.data.items import number_of_rows
 from torchloops.data.outputs import Meaning
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.module import LoopModule
-from torchloops.trainer.attributes import Attributes
 
 __all__ = ["ENSEMBLES", "FoldEnsemble", "average_weights", "build_ensemble", "check_ensemble", "combine"]
 
@@ -116,32 +118,28 @@ def average_weights(weights: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def build_ensemble(
     module: nn.Module,
-    weights: Sequence[dict[str, Any]],
+    results: Sequence[FoldResult],
     kind: str,
     asking: Asking,
     meaning: Meaning,
-    attributes: Sequence[Attributes | None] = (),
 ) -> nn.Module:
-    """A new module from copies of ``module`` with the weights of each fold, and its Python attributes where known.
+    """A new module from copies of ``module``, each as a fold has left it.
 
     Raises:
         ConfigurationError: votes over outputs that are no classes.
     """
     check_ensemble(kind)
     if kind == "weights":
-        return _with_weights(module, average_weights(weights))
+        averaged = copy.deepcopy(module)
+        load_weights(averaged, average_weights([result.weights for result in results]))
+        return averaged.eval()
     if kind == "hard" and meaning.kind == "numbers":
         raise ConfigurationError(
             'ensemble("hard") counts votes for classes, but the module returns no scores of classes. Use "soft".'
         )
-    known = attributes or [None] * len(weights)
-    members = [_with_weights(module, each, its) for each, its in zip(weights, known, strict=True)]
+    warn_of_lost(module, [result.left for result in results])
+    members = [copy.deepcopy(module) for _ in results]
+    for member, result in zip(members, results, strict=True):
+        result.put_into(member)
+        member.eval()
     return FoldEnsemble(members, kind, asking, meaning)
-
-
-def _with_weights(module: nn.Module, weights: dict[str, Any], attributes: Attributes | None = None) -> nn.Module:
-    member = copy.deepcopy(module)
-    member.load_state_dict(weights)
-    if attributes is not None:
-        attributes.restore(member)
-    return member.eval()

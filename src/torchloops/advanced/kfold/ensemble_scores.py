@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
 from torch import Tensor
 
 from torchloops.advanced.kfold.ensemble import average_weights, combine
+from torchloops.advanced.kfold.left_behind import warn_of_lost
 from torchloops.advanced.kfold.predicting import Asking, collect_answers, interpret
 from torchloops.advanced.kfold.records import FoldResult, per_sample_values
+from torchloops.advanced.kfold.weights import load_weights
 from torchloops.data.labels import Labels
 from torchloops.data.outputs import Meaning
-from torchloops.trainer.attributes import Attributes
 
 __all__ = ["score_ensemble"]
 
@@ -26,20 +27,22 @@ def score_ensemble(
     asking: Asking,
     meaning: Meaning,
     labels: Labels | None,
-    attributes: Mapping[int, Attributes],
 ) -> dict[str, float]:
     """Scores of the ensemble by name: "ensemble/accuracy" and "ensemble/log_loss", or for numbers "ensemble/mse" and
     "ensemble/mae"; none where the test set has no labels, or labels that the answers cannot be compared with.
 
     The module passes through the folds' weights one after the other and is left with the last.
     """
-    members = [average_weights([result.weights for result in results])] if kind == "weights" else []
+    averaged = average_weights([result.weights for result in results]) if kind == "weights" else None
+    if averaged is None:
+        warn_of_lost(trainer.module, [result.left for result in results])
     scores: list[Tensor] = []
     targets: Tensor | None = None
-    for index, weights in enumerate(members or [result.weights for result in results]):
-        trainer.module.load_state_dict(weights)
-        if not members and results[index].fold in attributes:
-            attributes[results[index].fold].restore(trainer.module)
+    for result in results if averaged is None else results[:1]:
+        if averaged is None:
+            result.put_into(trainer.module)
+        else:
+            load_weights(trainer.module, averaged)
         reader = asking.reader(trainer.module, meaning, trainer.engine.under_precision)
         answers, found = collect_answers(trainer, chain.from_iterable(loaders), reader)
         reader.settle(answers, is_all=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchloops.advanced.kfold.best import KeepBest
+from torchloops.advanced.kfold.left_behind import LeftBehind
 from torchloops.advanced.kfold.predicting import Asking, collect_answers
 from torchloops.advanced.kfold.records import FoldResult
 from torchloops.advanced.kfold.splits import Split
@@ -96,6 +97,7 @@ def run_fold(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan, fold: int,
             with trainer.indivisible():  # which saves: no result of a fold is there before a checkpoint is
                 found = run.once("predict", lambda: _predict(trainer, scoring, plan))
         weights = weights_of(trainer.module)
+        left = LeftBehind.found_in(trainer.module, plan.start)
         threads = torch.get_num_threads()
     held_out_watched = plan.inner_split is None and not nested and not data.is_study
     row = {
@@ -112,7 +114,8 @@ def run_fold(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan, fold: int,
     row |= {name: float(value) for name, value in (values | inner | scores | tested).items()}
     known = found is None or len(found["answers"]) <= len(split.test)
     ids = split.test if found is None else split.test[: len(found["answers"])]
-    return FoldResult(row, list(ids) if known else [], weights=weights, tables=trained["tables"], **(found or {}))
+    ids = list(ids) if known else []
+    return FoldResult(row, ids, weights=weights, left=left, tables=trained["tables"], **(found or {}))
 
 
 def _begin(trainer: Any, plan: FoldPlan, split: Split) -> dict[str, str]:

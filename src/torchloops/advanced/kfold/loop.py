@@ -27,7 +27,6 @@ from torchloops.data.fingerprint import check_same, describe
 from torchloops.data.label_values import as_array
 from torchloops.data.outputs import Meaning, check_outputs_name
 from torchloops.errors import ConfigurationError
-from torchloops.trainer.attributes import Attributes
 from torchloops.trainer.loaders import as_loaders
 
 if TYPE_CHECKING:
@@ -188,7 +187,6 @@ class KFoldLoop(OuterLoop):
         self._folder: KFoldFolder | None = None
         self._elsewhere: Iterator[FoldResult] | None = None
         self._target_key: str | int | None = None
-        self._left_behind: dict[int, Attributes] = {}
 
     # results
 
@@ -248,10 +246,8 @@ class KFoldLoop(OuterLoop):
         """
         if not self._state.results or self._module is None:
             raise ConfigurationError("There is no ensemble before a fold is finished. Call trainer.fit first.")
-        weights = [result.weights for result in self.results]
-        attributes = [self._left_behind.get(result.fold) for result in self.results]
         meaning = self._meaning or Meaning("logits")
-        return build_ensemble(self._module, weights, kind, self._asking, meaning, attributes)
+        return build_ensemble(self._module, self.results, kind, self._asking, meaning)
 
     # the loop
 
@@ -261,7 +257,6 @@ class KFoldLoop(OuterLoop):
 
     def start_over(self) -> None:
         self._state = KFoldState()
-        self._left_behind = {}
 
     def on_run_start(self) -> None:
         self.check_connected()
@@ -271,7 +266,7 @@ class KFoldLoop(OuterLoop):
         find_splits(self, self._data, self._folder, state)
         self._to_run = check_folds(self._folds, state.count, state.unfinished)
         state.start = state.start or trainer.snapshot()
-        state.start.complete(trainer.module)
+        trainer.complete(state.start)
         self._check_early()
         self._take_finished()
         self._fold_plan = self._make_plan()
@@ -288,7 +283,6 @@ class KFoldLoop(OuterLoop):
             state.unfinished = fold
             result = run_fold(self.trainer, self.fit_loop, self._data, self._fold_plan, fold, self._repeat(fold))
             state.unfinished = None
-            self._left_behind[fold] = Attributes(self.trainer.module)
         self._read(result)
         check_new(result, self.results)
         state.add(result)
@@ -445,9 +439,8 @@ class KFoldLoop(OuterLoop):
             labels = self._data.labels
             with trainer.indivisible():
                 self._state.ensemble_scores = score_ensemble(
-                    trainer, loaders, self.results, str(self.test_ensemble), self._asking, meaning, labels,
-                    self._left_behind,
-                )  # fmt: skip
+                    trainer, loaders, self.results, str(self.test_ensemble), self._asking, meaning, labels
+                )
         self._state.is_tested = True
 
     def _write(self, result: FoldResult | None = None) -> None:

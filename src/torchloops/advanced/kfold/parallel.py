@@ -121,6 +121,7 @@ def _pack(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan) -> bytes:
         "loops": {name: getattr(trainer, name) for name in _EVALUATION_LOOPS},
     }  # fmt: skip
     dumps = _pickler()
+    plan.start.restore(trainer.module)
     with _detached(trainer, [fit_loop, *parts["loops"].values()], data):
         try:
             return dumps(parts)
@@ -193,7 +194,12 @@ def _run_elsewhere(payload: bytes, fold: int, repeat: int, device: dict[str, Any
     for name, evaluation in parts["loops"].items():
         setattr(trainer, name, evaluation)
     parts["plan"].start.complete(parts["module"])
-    trainer.fit(parts["module"], datamodule=DataModuleProxy(parts["data"].datamodule, is_prepared=True))
+    data = parts["data"]
+    if isinstance(data, DataModuleProxy):
+        data.is_prepared = True
+    else:  # folds that a user's data module makes itself
+        data = DataModuleProxy(data.datamodule, is_prepared=True)
+    trainer.fit(parts["module"], datamodule=data)
     result = loop.result
     assert result is not None
     return pickle.dumps(result.state_dict())

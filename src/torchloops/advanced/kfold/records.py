@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from torchloops.advanced.kfold.left_behind import LeftBehind
+from torchloops.advanced.kfold.weights import load_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +48,7 @@ class FoldResult:
         labels: of the held-out part, until they are read: a tensor or a list of names.
         last: the model's last operation; see `last_operation`.
         weights: of the trained module, by name.
+        left: what the fold has left in the module beside its weights.
         tables: results of the loop inside the fold, a dict of columns each, by name.
     """
 
@@ -59,6 +63,7 @@ class FoldResult:
     labels: Any = None
     last: str | None = None
     weights: dict[str, Any] = field(default_factory=dict)
+    left: LeftBehind = field(default_factory=LeftBehind)
     tables: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
     @property
@@ -79,12 +84,18 @@ class FoldResult:
 
     def state_dict(self) -> dict[str, Any]:
         """The result as plain data."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {**{entry.name: getattr(self, entry.name) for entry in fields(self)}, "left": self.left.state_dict()}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> FoldResult:
         """The result that `state_dict` described."""
-        return cls(**{entry.name: state[entry.name] for entry in fields(cls) if entry.name in state})
+        known = {entry.name: state[entry.name] for entry in fields(cls) if entry.name in state}
+        return cls(**{**known, "left": LeftBehind(state.get("left"))})
+
+    def put_into(self, module: nn.Module) -> None:
+        """Make ``module`` the trained one."""
+        load_weights(module, self.weights)
+        self.left.put_into(module)
 
 
 def folds_table(results: Iterable[FoldResult]) -> pd.DataFrame:

@@ -1,14 +1,14 @@
-"""Weights of a fold: drawn anew where every fold is to have its own, and copied."""
+"""Weights of a fold: drawn anew where every fold is to have its own, copied, and loaded."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchloops.errors import ConfigurationError
 
-__all__ = ["draw_weights", "weights_of"]
+__all__ = ["draw_weights", "load_weights", "weights_of"]
 
 _NAMES = ("reset_parameters", "_reset_parameters")
 
@@ -56,3 +56,17 @@ def weights_of(module: nn.Module) -> dict[str, Any]:
         name: value.detach().cpu().clone() if hasattr(value, "detach") else value
         for name, value in module.state_dict().items()
     }
+
+
+def load_weights(module: nn.Module, weights: dict[str, Any]) -> None:
+    """Load what `weights_of` copied, buffers included that the module does not have before its ``setup`` for a fit."""
+    for name, value in weights.items():
+        path, _, leaf = name.rpartition(".")
+        part = dict(module.named_modules()).get(path)
+        if isinstance(value, Tensor) and part is not None and _lacks(part, leaf):
+            part.register_buffer(leaf, value.detach().clone())
+    module.load_state_dict(weights)
+
+
+def _lacks(part: nn.Module, name: str) -> bool:
+    return part._buffers.get(name) is None and name not in part._parameters and not hasattr(type(part), name)
