@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from torchloops import LoopModule, ValidationGuidedLoop
 from torchloops.advanced.validation_guided import alignments, classification_losses
@@ -228,3 +229,15 @@ def test_a_batch_left_out_stays_out(make_trainer):
             return None if batch_idx % 2 and self.training else super().training_step(batch, batch_idx)
 
     assert fit(make_trainer, seeded(Skips)).global_step == 4
+
+
+class Reentrant(TinyClassifier):
+    """Its parameters are hidden from torch.autograd.grad."""
+
+    def forward(self, inputs):
+        return checkpoint(super().forward, inputs.clone().requires_grad_(), use_reentrant=True)
+
+
+def test_a_guide_loss_without_gradients_is_refused(make_trainer):
+    with pytest.raises(ConfigurationError, match="use_reentrant=False"):
+        fit(make_trainer, seeded(Reentrant))

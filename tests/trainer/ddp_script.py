@@ -9,7 +9,7 @@ import torchmetrics
 from torch import nn
 from torch.utils.data import DataLoader
 
-from torchloops import Callback, LoopModule, Trainer, seed_everything
+from torchloops import Callback, Loop, LoopModule, Trainer, seed_everything
 from torchloops.testing import random_dataset
 
 GLOBAL_BATCH = 8
@@ -134,6 +134,40 @@ def resume(folder, processes):
     return {"weights": [value.double().sum().item() for value in module.parameters()], "steps": trainer.global_step}
 
 
+class BuildsInSetup(Synced):
+    """Has another last layer in each run."""
+
+    def setup(self, stage):
+        if stage == "fit":
+            self.net[2] = nn.Linear(16, 4)
+
+
+class Inside(Loop):
+    """Fits in an isolated run."""
+
+    @property
+    def done(self):
+        return self.progress.current == 1
+
+    def advance(self):
+        with self.trainer.isolated("inside", seed=1):
+            self.fit_loop.run()
+
+
+def inside(folder, processes):
+    """Fit in an inner run, in which the module gets a new layer."""
+    seed_everything(4)
+    module, loop = BuildsInSetup(), Inside()
+    trainer = Trainer(
+        accelerator="cpu", devices=processes, strategy="ddp" if processes == 2 else "auto", max_epochs=2,
+        enable_progress_bar=False, enable_checkpointing=False, logger=False, default_root_dir=folder / "inside",
+    )  # fmt: skip
+    loop.connect(fit_loop=trainer.fit_loop)
+    trainer.fit_loop = loop
+    trainer.fit(module, loader(40, 0, processes), loader(20, 1, processes))
+    return {"weights": [value.double().sum().item() for value in module.parameters()]}
+
+
 class Dropping(Synced):
     """Draws other dropout masks in each process."""
 
@@ -175,6 +209,7 @@ def main(folder):
     torch.set_num_threads(1)
     results = {name: run_case(name, folder, 2) for name in CASES}
     results["resumed"] = resume(folder, 2)
+    results["inside"] = inside(folder, 2)
     results["cut"] = cut(folder)
     (folder / f"rank_{results['plain']['rank']}.json").write_text(json.dumps(results))
 

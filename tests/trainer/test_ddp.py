@@ -47,6 +47,7 @@ def one(tmp_path_factory):
     torch.set_num_threads(1)
     results = {name: ddp_script.run_case(name, folder, 1) for name in ddp_script.CASES}
     results["resumed"] = ddp_script.resume(folder, 1)
+    results["inside"] = ddp_script.inside(folder, 1)
     torch.set_num_threads(threads)
     return results
 
@@ -57,6 +58,11 @@ def test_weights_equal_those_of_one_process(name, one, two):
         assert two[rank][name]["weights"] == pytest.approx(one[name]["weights"], abs=1e-5)
         assert two[rank][name]["steps"] == one[name]["steps"]
         assert two[rank][name]["epoch"] == one[name]["epoch"] == 2
+
+
+def test_layers_that_an_inner_run_makes_get_the_gradients_of_all_processes(one, two):
+    for rank in (0, 1):
+        assert two[rank]["inside"]["weights"] == pytest.approx(one["inside"]["weights"], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ddp_script.CASES)

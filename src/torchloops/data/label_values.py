@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from torchloops.errors import DataError
 
@@ -27,6 +27,8 @@ class LabelForm:
             be as classes; else None.
         least: the smallest class index; 0 where there are none.
         shape: of the label of one sample.
+        is_partial: known from some of the labels only: rows that all have a single 1 may be one-hot, or of samples
+            that happen to have one label.
     """
 
     kind: str
@@ -34,6 +36,7 @@ class LabelForm:
     n_classes: int | None = None
     least: int = 0
     shape: tuple[int, ...] = ()
+    is_partial: bool = False
 
     @property
     def is_classes(self) -> bool:
@@ -63,6 +66,9 @@ def read_form(values: np.ndarray) -> LabelForm:
 _WRITTEN = {"i": "int", "u": "int", "b": "bool", "f": "float"}
 
 
+_WITHOUT = "Where predictions cannot be compared with such labels, cross-validation does without: predict=False."
+
+
 def class_codes(values: np.ndarray) -> list[int]:
     """A number for the class of every sample, of labels that are classes; names count in order of the alphabet."""
     if values.ndim == 2:
@@ -74,7 +80,7 @@ def class_codes(values: np.ndarray) -> list[int]:
 
 def plain_label(value: Any) -> Any:
     """One label as plain data: a number, a bool, a name, or a list of numbers."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         value = value.detach().cpu()
         return value.item() if value.ndim == 0 or value.numel() == 1 else value.tolist()
     if isinstance(value, np.ndarray):
@@ -90,26 +96,39 @@ def as_array(values: Any, what: str = "labels") -> np.ndarray:
     Raises:
         DataError: one is missing (None or NaN), or they have different shapes.
     """
-    if isinstance(values, torch.Tensor):
+    if isinstance(values, Tensor):
         found = values.detach().cpu().numpy()
     elif hasattr(values, "to_numpy"):
         found = values.to_numpy()
     elif isinstance(values, np.ndarray):
         found = values
+    elif stacked := _rows_of_one_shape(values):
+        found = np.stack(stacked)
     else:
         listed = [plain_label(value) for value in values]
         _check_present(listed, what)
         try:
             found = np.asarray(listed)
         except ValueError as error:
-            raise DataError(f"The {what} have different lengths ({error}); expected one shape for all.") from error
+            raise DataError(f"The {what} have different shapes; expected one for all. {_WITHOUT}") from error
     if found.dtype.kind in "Of":
         _check_present(found, what)
     if found.dtype.kind == "O":
         found = np.asarray(found.tolist())
     if found.dtype.kind == "O":
-        raise DataError(f"The {what} are of mixed types ({sorted({type(v).__name__ for v in found.flat})}).")
+        types = sorted({type(value).__name__ for value in found.flat})
+        raise DataError(
+            f"The {what} are {' and '.join(types)}; expected numbers, bools, names or arrays, of one type. {_WITHOUT}"
+        )
     return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+
+
+def _rows_of_one_shape(values: Any) -> list[np.ndarray] | None:
+    """Labels that are arrays, such as masks, without a detour over lists; None where they are something else."""
+    if not isinstance(values, list | tuple) or not all(isinstance(value, Tensor | np.ndarray) for value in values):
+        return None
+    rows = [value.detach().cpu().numpy() if isinstance(value, Tensor) else value for value in values]
+    return rows if len({row.shape for row in rows}) == 1 and rows[0].size > 1 else None
 
 
 def _check_present(values: Any, what: str) -> None:

@@ -136,7 +136,11 @@ class Labels:
 
     @cached_property
     def form(self) -> LabelForm:
-        """What the labels are; reads them all."""
+        """What the labels are; reads them all, but for those that have a shape of two dimensions or more."""
+        if self.known is None and len(self.dataset):
+            first = as_array(self._read_items([0]))
+            if first.ndim > 2:
+                return read_form(first)
         return read_form(self.all())
 
     def encoded(self, values: np.ndarray) -> np.ndarray:

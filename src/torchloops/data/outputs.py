@@ -147,7 +147,17 @@ def find_meaning(
             f"A label is {labels.least}, which is no class: {name} answers with a number for each class from 0. Leave "
             "samples without a label out, or give their labels."
         )
+    if labels is not None and labels.kind == "one_hot" and labels.is_partial and last not in _OF_ONE_CLASS:
+        raise _unknown(
+            name,
+            f"The {columns} numbers may be of classes, or of several labels a sample: the labels known so far are rows "
+            "with a single 1",
+            OUTPUTS,
+        )
     return _several_columns(answers, last, name, is_all)
+
+
+_OF_ONE_CLASS = ("softmax", "log_softmax", "scaled probabilities")
 
 
 def _fits(columns: int, labels: LabelForm, declared: set[int]) -> bool:

@@ -135,6 +135,12 @@ class Reader:
         self.meaning.check(flat, self.name)
         labels, columns = self.labels, flat.shape[1] if flat.ndim > 1 else 1
         wide = self.meaning.kind in ("logits", "probabilities")
+        if wide and labels is not None and labels.kind == "multilabel":
+            raise ConfigurationError(
+                f"The labels are rows of 0 and 1, several 1 in a row, and the answers of {self.name} are read as "
+                f'{self.meaning.kind} of one class each ({self.meaning.told}). Give outputs="multilabel_logits" or '
+                '"multilabel_probabilities".'
+            )
         if wide and labels is not None and labels.is_classes and labels.n_classes and labels.n_classes > columns:
             raise ConfigurationError(
                 f"The labels are classes up to {labels.n_classes - 1}, counted from 0, and {self.name} answers with "

@@ -44,6 +44,7 @@ class Engine:
         self._wrapped: Any = None
         self._unscaled: set[int] = set()
         self._module: nn.Module | None = None
+        self._parameters: list[nn.Parameter] = []
 
     @property
     def is_plain(self) -> bool:
@@ -97,6 +98,7 @@ class Engine:
     def setup_module(self, module: nn.Module, training: bool) -> None:
         """Move ``module`` to the device and, to train on several devices, wrap it."""
         self._module = module
+        self._parameters = list(module.parameters())
         if training or not self.is_single:
             trainable = any(parameter.requires_grad for parameter in module.parameters())
             self._wrapped = self.fabric.setup_module(module) if training and trainable else None
@@ -107,15 +109,20 @@ class Engine:
             module._fabric = None  # type: ignore[assignment]
 
     def place_module(self) -> None:
-        """Move to the device what a hook has added to the module since it was set up."""
+        """Move to the device what a hook has added to the module since it was set up, and share its gradients."""
         module = self._module
-        if module is not None and any(tensor.device != self.device for tensor in module.parameters()):
+        if module is None:
+            return
+        if not self.is_single and not _are_the_same(self._parameters, module):
+            self.setup_module(module, training=True)
+        elif any(tensor.device != self.device for tensor in module.parameters()):
             self.fabric._precision.convert_module(module)
             self.fabric.to_device(module)
 
     def release_module(self) -> None:
         """Forget the module; it stays on its device."""
         self._module = self._wrapped = None
+        self._parameters = []
 
     def setup_optimizers(self, optimizers: list[Optimizer]) -> list[Any]:
         """The optimizers to step with: the same ones in the plain case, Fabric's wrappers elsewhere."""
@@ -272,3 +279,8 @@ class Engine:
 
 
 _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def _are_the_same(parameters: list[nn.Parameter], module: nn.Module) -> bool:
+    now = list(module.parameters())
+    return len(now) == len(parameters) and all(one is other for one, other in zip(parameters, now, strict=True))

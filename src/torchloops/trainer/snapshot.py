@@ -18,8 +18,8 @@ __all__ = ["Snapshot", "hash_of_weights"]
 
 
 class Snapshot:
-    """Everything a module is, copied to the CPU: weights, buffers, ``requires_grad`` flags, train and eval modes, and
-    the Python attributes of all its parts.
+    """Everything a module is, copied: weights and buffers (to the CPU), ``requires_grad`` flags, train and eval modes,
+    and the Python attributes of all its parts.
 
     Optimizers that a module keeps are no part of it: `Run` puts those back that ``configure_optimizers`` returns again.
 

@@ -215,7 +215,7 @@ class ActiveLearningDataModule(DataModuleProxy):
         known = [record.label for record in self.labelled_map.records if record.label is not None]
         if not known:
             return None
-        form = read_form(as_array(known))
+        form = replace(read_form(as_array(known)), is_partial=True)
         return form if form.shape else replace(form, n_classes=None)  # there may be more classes
 
     @cached_property
@@ -353,7 +353,10 @@ class ActiveLearningDataModule(DataModuleProxy):
         """The source of labelled samples, which get their labels where samples do not hold them."""
         if self.given_targets is None and not self._given_by_value:
             return self.source
-        labels = {record.sample_id: record.label for record in self.labelled_map.records}
+        if self.given_targets is not None:
+            labels = dict(zip(self.labelled_ids, self.truth(self.labelled_ids), strict=True))
+        else:
+            labels = {record.sample_id: record.label for record in self.labelled_map.records}
         return replace(self.source, train=WithLabels(self.source.train, labels, self.target_key))
 
     def val_dataloader(self) -> Any:
@@ -392,7 +395,9 @@ class ActiveLearningDataModule(DataModuleProxy):
         source = self.source
         batches = {
             "batch_size": source.batch_size, "pool_batch_size": self._pool_batch, "drop_last": source.drop_last,
-            "shuffle": source.shuffle, "samples drawn an epoch": source.num_samples,
+            "shuffle": source.shuffle, "samples drawn an epoch": source.num_samples, "replacement": source.replacement,
+            "sampling weights (hash)": None if source.weights is None else fingerprint(source.weights),
+            "samples (hash)": None if source.ids is None else fingerprint(source.ids),
         }  # fmt: skip
         return {name: getattr(self, name) for name in names} | {"heuristic": describe(self.heuristic)} | batches
 

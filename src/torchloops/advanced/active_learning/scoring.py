@@ -117,7 +117,7 @@ def _find_meaning(
     seen: list[Tensor] = []
     with evaluating(module):
         for ids, batch in batches:
-            seen.append(reader.answers(move(batch, 0), len(ids)))
+            seen.append(reader.answers(move(batch, 0), len(ids)).cpu())
             if reader.settle(seen[-1], is_all=False):
                 return
     if seen:

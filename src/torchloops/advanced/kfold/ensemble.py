@@ -18,7 +18,9 @@ from torchloops.data.outputs import Meaning
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.module import LoopModule
 
-__all__ = ["ENSEMBLES", "FoldEnsemble", "average_weights", "build_ensemble", "check_ensemble", "combine"]
+__all__ = [
+    "ENSEMBLES", "FoldEnsemble", "average_weights", "build_ensemble", "check_ensemble", "check_votes", "combine",
+]  # fmt: skip
 
 ENSEMBLES = ("soft", "hard", "weights")
 
@@ -28,6 +30,15 @@ def check_ensemble(kind: str) -> None:
     if kind not in ENSEMBLES:
         raise ConfigurationError(
             f'An ensemble is one of {", ".join(ENSEMBLES)}, got "{kind}".{did_you_mean(str(kind), ENSEMBLES)}'
+        )
+
+
+def check_votes(kind: str | None, meaning: Meaning) -> None:
+    """Refuse votes over answers that are no scores of classes."""
+    if kind == "hard" and meaning.kind == "numbers":
+        raise ConfigurationError(
+            'An ensemble of the kind "hard" counts votes for classes, and the module\'s answers are numbers '
+            f'({meaning.told}). Use "soft", which averages them; in KFoldLoop: test_ensemble="soft".'
         )
 
 
@@ -133,10 +144,7 @@ def build_ensemble(
         averaged = copy.deepcopy(module)
         load_weights(averaged, average_weights([result.weights for result in results]))
         return averaged.eval()
-    if kind == "hard" and meaning.kind == "numbers":
-        raise ConfigurationError(
-            'ensemble("hard") counts votes for classes, but the module returns no scores of classes. Use "soft".'
-        )
+    check_votes(kind, meaning)
     warn_of_lost(module, [result.left for result in results])
     members = [copy.deepcopy(module) for _ in results]
     for member, result in zip(members, results, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchloops.advanced.kfold.best import find_monitor
 from torchloops.advanced.kfold.checks import check_arguments, check_folds, check_free, check_new
-from torchloops.advanced.kfold.ensemble import build_ensemble
+from torchloops.advanced.kfold.ensemble import build_ensemble, check_votes
 from torchloops.advanced.kfold.ensemble_scores import score_ensemble
 from torchloops.advanced.kfold.export import KFoldFolder, find_folder
 from torchloops.advanced.kfold.fold_run import FoldPlan, run_final, run_fold
@@ -397,6 +397,8 @@ class KFoldLoop(OuterLoop):
         meaning = settle_early(trainer, data, self._asking)
         if state.meaning is None and meaning is not None:
             state.meaning = vars(meaning)
+        if meaning is not None:
+            check_votes(self.test_ensemble, meaning)
         if not self.restarting:
             state.start.restore(trainer.module)
 
@@ -410,6 +412,7 @@ class KFoldLoop(OuterLoop):
             self._state.meaning = vars(settle(self.trainer, self._data, self._asking, answers, result.last, labels))
         meaning = self._meaning
         assert meaning is not None
+        check_votes(self.test_ensemble, meaning)
         meaning.check(answers.movedim(-1, 0).flatten(0, 1) if self.num_estimators else answers, "the model")
         known = self._data.labels
         found = interpret(answers, labels, meaning, known)

@@ -126,6 +126,12 @@ class GuidedSteps:
             loss, track.direction = self.guide.gradient(index, parameters)
             track.history.append(loss)
             track.guided_at = track.steps
+            if all(part is None for part in track.direction):
+                raise ConfigurationError(
+                    'scale="reweight": the guide\'s loss has no gradient for any parameter of this optimizer, so every '
+                    "sample would weigh nothing. Check that the optimizer holds what the loss depends on, and that "
+                    "torch.utils.checkpoint, where it is used, has use_reentrant=False."
+                )
         weights = alignments(losses, parameters, track.direction).clamp(min=0)
         engine = self.trainer.engine
         total = engine.all_reduce(weights.sum(), "mean")
