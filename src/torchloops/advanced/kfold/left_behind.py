@@ -46,7 +46,8 @@ class LeftBehind:
         plain = {name: plain_or_none(value) for name, value in changed.items()}
         kept = {name: value for name, value in plain.items() if is_same(value, changed[name])}
         buffers = {name: value.detach().cpu().clone() for name, value in collect_buffers(module).items()}
-        return cls({"buffers": buffers, "attributes": kept, "others": sorted(changed.keys() - kept.keys())}, now)
+        others = [name for name in sorted(changed.keys() - kept.keys()) if not _is_remade(changed[name])]
+        return cls({"buffers": buffers, "attributes": kept, "others": others}, now)
 
     @property
     def lost(self) -> list[str]:
@@ -67,6 +68,11 @@ class LeftBehind:
     def state_dict(self) -> dict[str, Any]:
         """What can be written, as plain data."""
         return self._state
+
+
+def _is_remade(value: Any) -> bool:
+    """Whether it is of the library, as `ImageClassifier.preprocessing`, which no forward pass asks for."""
+    return type(value).__module__.startswith("torchloops.")
 
 
 def warn_of_lost(module: nn.Module, left: Iterable[LeftBehind]) -> None:
