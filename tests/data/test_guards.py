@@ -193,6 +193,39 @@ def test_the_ensembles_members_centre_as_their_folds_did(cls, make_trainer):
     assert torch.allclose(loop.ensemble()(INPUTS), torch.stack(scores).mean(0), atol=1e-6)
 
 
+class Aliases(Net):
+    """Asks its parts through a list, and keeps an optimizer."""
+
+    mean = torch.zeros(())
+
+    def __init__(self):
+        super().__init__()
+        self.chain = [self.layer]
+        self.watched = {"bias": self.layer.bias}
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+    def forward(self, x):
+        return self.chain[0](x) + 0 * self.watched["bias"]
+
+    def configure_optimizers(self):
+        return self.optimizer
+
+
+def test_members_ask_their_own_parts_and_leave_optimizers_alone(make_trainer):
+    loop, module = KFoldLoop(3), Aliases()
+    run(make_trainer, module, loop, KFoldDataModule(TensorDataset(INPUTS, TARGETS), 8))
+    assert not module.optimizer.state_dict()["state"], "it is as it was before the fit"
+    ensemble = loop.ensemble()
+    assert not module.optimizer.state_dict()["state"]
+    scores = []
+    for member, result in zip(ensemble.members, loop.results, strict=True):
+        weights = result.weights
+        assert member.chain[0] is member.layer
+        assert member.watched["bias"] is member.layer.bias
+        scores.append(torch.softmax(INPUTS @ weights["layer.weight"].T + weights["layer.bias"], 1))
+    assert torch.allclose(ensemble(INPUTS), torch.stack(scores).mean(0), atol=1e-6)
+
+
 class Scaler:
     """Neither plain data nor known to a checkpoint."""
 

@@ -54,6 +54,7 @@ class Attributes:
     def __init__(self, module: nn.Module) -> None:
         found = {path: {name: part.__dict__[name] for name in _names_of(part)} for path, part in module.named_modules()}
         helpless: list[str] = []
+        self._owner = _named(module)
         self.values = _copied(found, module, helpless)
         self._states = [
             (part, copy.deepcopy(part.state_dict()))
@@ -75,10 +76,13 @@ class Attributes:
         """Give a module the attributes back; those that it did not have are taken away.
 
         Args:
-            module: the module.
+            module: the one that was copied from, or a copy of it. What referred to parts, parameters and buffers of the
+                former refers to those of the latter; optimizers, which are not copied, are then left alone.
             keep_records: leave what was written into collections that were empty, until `take_back_records`.
         """
-        copies = _copied(self.values, module, [])
+        own = _named(module)
+        stand_ins = {id(value): own[name] for name, value in self._owner.items() if name in own}
+        copies = _copied(self.values, module, [], stand_ins)
         for path, part in module.named_modules():
             then = copies.get(path, {})
             for name in _names_of(part) - then.keys():
@@ -87,7 +91,7 @@ class Attributes:
             part.__dict__.update({name: value for name, value in then.items() if name not in kept})
             if kept:
                 _RECORDS.setdefault(module, []).extend((part, name, part.__dict__[name]) for name in kept)
-        for owner, state in self._states:
+        for owner, state in self._states if own[""] is self._owner[""] else ():
             owner.load_state_dict(copy.deepcopy(state))
 
     def changed_since(self, earlier: Attributes) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def _is_same(one: Any, other: Any, seen: set[tuple[int, int]]) -> bool:
     seen.add((id(one), id(other)))
     if isinstance(one, Tensor | np.ndarray):
         return fingerprint(one) == fingerprint(other)
-    if isinstance(one, dict) and (one or other):
+    if isinstance(one, dict):
         return one.keys() == other.keys() and all(_is_same(one[key], other[key], seen) for key in one)
     if isinstance(one, list | tuple | deque):
         return len(one) == len(other) and all(_is_same(a, b, seen) for a, b in zip(one, other, strict=True))
@@ -144,9 +148,23 @@ def _names_of(part: nn.Module) -> set[str]:
     return part.__dict__.keys() - _NO_STATE
 
 
-def _copied(values: dict[str, dict[str, Any]], module: nn.Module, helpless: list[str]) -> dict[str, dict[str, Any]]:
-    """Copies that share what the originals share; names of what cannot be copied are added to ``helpless``."""
-    memo = _memo(values, module)
+def _named(module: nn.Module) -> dict[str, Any]:
+    """Parts, parameters and buffers by name; the module itself is ""."""
+    return {**dict(module.named_modules()), **dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _copied(
+    values: dict[str, dict[str, Any]], module: nn.Module, helpless: list[str], stand_ins: dict[int, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Copies that share what the originals share.
+
+    Args:
+        values: by path of the part and name.
+        module: whose parts and parameters are referred to, not copied.
+        helpless: names of what cannot be copied are added to it.
+        stand_ins: what copies refer to in the place of other objects, by the id of these.
+    """
+    memo = {**_memo(values, module), **(stand_ins or {})}
     copies: dict[str, dict[str, Any]] = {}
     for path, names in values.items():
         copies[path] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -63,7 +64,7 @@ class LeftBehind:
         for name, value in self._state["attributes"].items():
             path, _, attribute = name.rpartition(".")
             if path in parts:
-                parts[path].__dict__[attribute] = value
+                parts[path].__dict__[attribute] = copy.deepcopy(value)
 
     def state_dict(self) -> dict[str, Any]:
         """What can be written, as plain data."""
