@@ -136,11 +136,11 @@ class Labels:
 
     @cached_property
     def form(self) -> LabelForm:
-        """What the labels are; reads them all, but for those that have a shape of two dimensions or more."""
+        """What the labels are; reads them all, where that of the first sample is no array such as a mask."""
         if self.known is None and len(self.dataset):
-            first = as_array(self._read_items([0]))
-            if first.ndim > 2:
-                return read_form(first)
+            first = self._read_items([0])
+            if getattr(first[0], "ndim", 0) > 1:
+                return read_form(as_array(first))
         return read_form(self.all())
 
     def encoded(self, values: np.ndarray) -> np.ndarray:

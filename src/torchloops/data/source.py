@@ -21,6 +21,7 @@ from torch.utils.data import (
     default_collate,
 )  # fmt: skip
 
+from torchloops.data.fingerprint import fingerprint
 from torchloops.data.items import find_label, label_place, rows_of_label, without_label
 from torchloops.data.label_values import plain_label
 from torchloops.errors import ConfigurationError, DataError
@@ -80,6 +81,15 @@ class Source:
     def sample_ids(self) -> Sequence[int]:
         """The ids of all samples there are to train on, ascending."""
         return range(len(self.train)) if self.ids is None else self.ids
+
+    def describe(self) -> dict[str, Any]:
+        """What decides over the batches of training, by name, as plain data; what each sample has as a hash."""
+        return {
+            "batch_size": self.batch_size, "shuffle": self.shuffle, "drop_last": self.drop_last,
+            "samples drawn an epoch": self.num_samples, "replacement": self.replacement,
+            "sampling weights (hash)": None if self.weights is None else fingerprint(self.weights),
+            "samples (hash)": None if self.ids is None else fingerprint(self.ids),
+        }  # fmt: skip
 
     def training_loader(self, sample_ids: Sequence[int], generator: torch.Generator | int | None) -> DataLoader[Any]:
         """Batches of these samples with training transforms, drawn as the user's loader draws.

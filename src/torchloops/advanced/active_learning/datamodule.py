@@ -353,10 +353,9 @@ class ActiveLearningDataModule(DataModuleProxy):
         """The source of labelled samples, which get their labels where samples do not hold them."""
         if self.given_targets is None and not self._given_by_value:
             return self.source
-        if self.given_targets is not None:
-            labels = dict(zip(self.labelled_ids, self.truth(self.labelled_ids), strict=True))
-        else:
-            labels = {record.sample_id: record.label for record in self.labelled_map.records}
+        labels = {record.sample_id: record.label for record in self.labelled_map.records}
+        if self.given_targets is not None:  # on record, a one-hot row is an index
+            labels = dict(zip(labels, self.truth(list(labels)), strict=True))
         return replace(self.source, train=WithLabels(self.source.train, labels, self.target_key))
 
     def val_dataloader(self) -> Any:
@@ -392,14 +391,9 @@ class ActiveLearningDataModule(DataModuleProxy):
     def settings(self) -> dict[str, Any]:
         """Settings that must be the same when a study is resumed, by name, as plain data."""
         names = ("seed", "initial_num_labels", "query_size", "val_split", "stratify")
-        source = self.source
-        batches = {
-            "batch_size": source.batch_size, "pool_batch_size": self._pool_batch, "drop_last": source.drop_last,
-            "shuffle": source.shuffle, "samples drawn an epoch": source.num_samples, "replacement": source.replacement,
-            "sampling weights (hash)": None if source.weights is None else fingerprint(source.weights),
-            "samples (hash)": None if source.ids is None else fingerprint(source.ids),
-        }  # fmt: skip
-        return {name: getattr(self, name) for name in names} | {"heuristic": describe(self.heuristic)} | batches
+        own = {name: getattr(self, name) for name in names}
+        asking = {"heuristic": describe(self.heuristic), "pool_batch_size": self._pool_batch}
+        return {**own, **asking, **self.source.describe()}
 
     @cached_property
     def description(self) -> dict[str, Any]:

@@ -176,15 +176,9 @@ class KFoldDataModule(DataModuleProxy):
 
     def describe(self) -> dict[str, Any]:
         """What must be the same when a cross-validation is resumed, by name, as plain data."""
-        source, found = self.source, {"labels (hash)": self.targets, "groups (hash)": self.groups}
-        return {
-            "number of samples": self.n_samples, "batch_size": source.batch_size,
-            "shuffle": source.shuffle, "drop_last": source.drop_last,
-            **{name: None if values is None else fingerprint(values) for name, values in found.items()},
-            "sampling weights (hash)": None if source.weights is None else fingerprint(source.weights),
-            "samples drawn an epoch": source.num_samples, "replacement": source.replacement,
-            "samples (hash)": None if source.ids is None else fingerprint(source.ids),
-        }  # fmt: skip
+        found = {"labels (hash)": self.targets, "groups (hash)": self.groups}
+        hashes = {name: None if values is None else fingerprint(values) for name, values in found.items()}
+        return {"number of samples": self.n_samples, **self.source.describe(), **hashes}
 
     @property
     def num_classes(self) -> int:

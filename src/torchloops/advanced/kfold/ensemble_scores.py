@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchloops.advanced.kfold.ensemble import average_weights, combine
 from torchloops.advanced.kfold.left_behind import warn_of_lost
@@ -33,16 +34,16 @@ def score_ensemble(
 
     The module passes through the folds' weights one after the other and is left with the last.
     """
-    averaged = average_weights([result.weights for result in results]) if kind == "weights" else None
-    if averaged is None:
+    if kind == "weights":
+        averaged = average_weights([result.weights for result in results])
+        members: list[Callable[[nn.Module], None]] = [partial(load_weights, weights=averaged)]
+    else:
         warn_of_lost(trainer.module, [result.left for result in results])
+        members = [result.put_into for result in results]
     scores: list[Tensor] = []
     targets: Tensor | None = None
-    for result in results if averaged is None else results[:1]:
-        if averaged is None:
-            result.put_into(trainer.module)
-        else:
-            load_weights(trainer.module, averaged)
+    for put_into in members:
+        put_into(trainer.module)
         reader = asking.reader(trainer.module, meaning, trainer.engine.under_precision)
         answers, found = collect_answers(trainer, chain.from_iterable(loaders), reader)
         reader.settle(answers, is_all=True)

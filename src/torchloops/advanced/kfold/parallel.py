@@ -90,6 +90,7 @@ def run_in_parallel(
     from joblib import Parallel, delayed
     from joblib.parallel import get_active_backend
 
+    plan.start.restore(trainer.module)  # attributes are not pickled with the start: the module is to hold its own
     payload = _pack(trainer, fit_loop, data, plan)
     streams = getattr(get_active_backend()[0], "supports_return_generator", False)
     parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered" if streams else "list")
@@ -121,7 +122,6 @@ def _pack(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan) -> bytes:
         "loops": {name: getattr(trainer, name) for name in _EVALUATION_LOOPS},
     }  # fmt: skip
     dumps = _pickler()
-    plan.start.restore(trainer.module)
     with _detached(trainer, [fit_loop, *parts["loops"].values()], data):
         try:
             return dumps(parts)

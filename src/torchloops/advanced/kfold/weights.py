@@ -60,9 +60,10 @@ def weights_of(module: nn.Module) -> dict[str, Any]:
 
 def load_weights(module: nn.Module, weights: dict[str, Any]) -> None:
     """Load what `weights_of` copied, buffers included that the module does not have before its ``setup`` for a fit."""
+    parts = dict(module.named_modules())
     for name, value in weights.items():
         path, _, leaf = name.rpartition(".")
-        part = dict(module.named_modules()).get(path)
+        part = parts.get(path)
         if isinstance(value, Tensor) and part is not None and _lacks(part, leaf):
             part.register_buffer(leaf, value.detach().clone())
     module.load_state_dict(weights)
