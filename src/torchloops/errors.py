@@ -13,7 +13,6 @@ checkpoints and resuming.
 """
 
 import difflib
-import importlib
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -97,8 +96,10 @@ def require(package: str, *, extra: str, needed_by: str) -> ModuleType:
     Raises:
         MissingDependencyError: the package is not installed.
     """
+    from torchloops.seeding import undisturbed_import
+
     try:
-        return importlib.import_module(package)
+        return undisturbed_import(package)
     except ModuleNotFoundError as error:
         root = package.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != root:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -11,7 +13,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-__all__ = ["derive_seed", "isolated_generators", "random_state", "restore_random_state", "seed_everything"]
+__all__ = [
+    "derive_seed",
+    "generator_state",
+    "is_generator",
+    "isolated_generators",
+    "random_state",
+    "restore_generator",
+    "restore_random_state",
+    "seed_everything",
+    "undisturbed_import",
+]
 
 
 def seed_everything(seed: int | None = None, workers: bool = False) -> int:
@@ -62,6 +74,17 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def undisturbed_import(name: str) -> Any:
+    """Import a module and leave the generators as they are: scikit-learn, for one, draws when it is first imported.
+
+    A resumed run imports it again, and would go on with other random numbers than the run that was cut.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    with isolated_generators():
+        return importlib.import_module(name)
+
+
 @contextmanager
 def isolated_generators(seed: int | None = None) -> Iterator[None]:
     """A context after which the generators are as they were before; seeded with ``seed`` inside, if given."""
@@ -74,3 +97,46 @@ def isolated_generators(seed: int | None = None) -> Iterator[None]:
         yield
     finally:
         restore_random_state(before)
+
+
+def is_generator(value: Any) -> bool:
+    """Whether a value is a random generator of torch, Python or numpy."""
+    return isinstance(value, torch.Generator | random.Random | np.random.Generator | np.random.RandomState)
+
+
+def generator_state(generator: Any) -> Any:
+    """The state of a generator of torch, Python or numpy, as data a safe load accepts."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        version, keys, gauss = generator.getstate()
+        return [version, list(keys), gauss]
+    if isinstance(generator, np.random.RandomState):
+        return _plain(generator.get_state(legacy=False))
+    return _plain(generator.bit_generator.state)
+
+
+def restore_generator(generator: Any, state: Any) -> None:
+    """Put a generator back into a state that `generator_state` returned."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate((state[0], tuple(state[1]), state[2]))
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(_arrays(state))
+    else:
+        generator.bit_generator.state = _arrays(state)
+
+
+def _plain(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _plain(value) for name, value in state.items()}
+    if isinstance(state, np.ndarray):
+        return {"bytes": state.tobytes(), "type": state.dtype.str}
+    return state.item() if isinstance(state, np.generic) else state
+
+
+def _arrays(state: Any) -> Any:
+    if isinstance(state, dict) and state.keys() == {"bytes", "type"}:
+        return np.frombuffer(state["bytes"], dtype=state["type"]).copy()
+    return {name: _arrays(value) for name, value in state.items()} if isinstance(state, dict) else state

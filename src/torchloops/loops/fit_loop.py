@@ -91,6 +91,7 @@ class FitLoop(Loop):
         trainer.call_hook("on_train_start")
         trainer.change_arguments()
         if self._ending.finished:
+            trainer.go_on()
             self._end_epoch()
 
     def on_advance_start(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError, did_you_mean
 from torchloops.loops.checks import check_properties, check_settings, check_slot
+from torchloops.loops.declared import Watch, attributes_of, load_attributes
 from torchloops.loops.plan import OPTIONAL_HOOKS, Plan
 from torchloops.loops.replacing import replace_loop
 from torchloops.loops.stop_iteration import refuse_leaked_stop
@@ -58,6 +59,10 @@ class Loop:
 
     Attributes:
         progress: how far the loop is.
+        saved: names of attributes that make up the loop's own state, such as ``saved = ("scores", "start")``: numbers,
+            text, tensors, arrays, generators, collections of them, snapshots, and what has a ``state_dict``. They are
+            in every checkpoint, and a resumed run has them back after ``on_run_start``. ``saved = ()`` says that there
+            are none; a loop that says nothing and keeps something is not resumed without a word.
         fixed_settings: names of attributes that must be the same when a run is resumed; others are refused by name.
             Their values are plain data.
         resumes_inside: whether a run that was cut goes on with the iteration it was in. False: the run begins anew, as
@@ -85,6 +90,8 @@ class Loop:
     _bound: Any
     _after_advance: Callable[[], None] | None  # set by who keeps checkpoints: after an iteration,
     _before_end: Callable[[], None] | None  # and before a run ends
+    _watch: Watch | None  # of a loop that is not the library's, during a fit
+    saved: tuple[str, ...] = ()
     fixed_settings: tuple[str, ...] = ()
     resumes_inside = True
 
@@ -95,6 +102,7 @@ class Loop:
         state["_restarting"] = False
         state["_bound"] = state["_after_advance"] = state["_before_end"] = None
         state["_in_context"] = False
+        state["_watch"] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -172,13 +180,22 @@ class Loop:
             self.reset()
         if plan.on_run_start:
             self.on_run_start(*args[: plan.run_start_takes], **(kwargs if plan.run_start_takes else {}))
+        watch = self._watch
+        if watch is not None:
+            watch.begin_run(self._restarting)
+        if self._restarting and self._trainer is not None:
+            self._trainer.go_on()
         advance_args = args[: plan.advance_takes]
         advance_kwargs = kwargs if plan.advance_takes else {}
         try:
             while not self.done:
+                if watch is not None:
+                    watch.begin_iteration(self._restarting)
                 if plan.on_advance_start:
                     self.on_advance_start(*args[: plan.advance_start_takes], **advance_kwargs)
                 self.advance(*advance_args, **advance_kwargs)
+                if watch is not None:
+                    watch.end_iteration()
                 progress.current += 1
                 progress.total += 1
                 if plan.on_advance_end:
@@ -294,8 +311,8 @@ class Loop:
     def state_dict(self, destination: dict[str, Any] | None = None, prefix: str = "") -> dict[str, Any]:
         """The state of this loop and of all loops below, flat, by path: plain data.
 
-        Keys: ``<path>type``, ``<path>progress``, ``<path>state_dict``, ``<path>settings`` where there are any, with
-        ``<path>`` such as ``epoch_loop.``.
+        Keys: ``<path>type``, ``<path>progress``, ``<path>state_dict``, and ``<path>attributes`` (those of `saved`) and
+        ``<path>settings`` where there are any, with ``<path>`` such as ``epoch_loop.``.
         """
         destination = {} if destination is None else destination
         progress = self.progress
@@ -306,6 +323,8 @@ class Loop:
             "running": progress.running,
         }
         destination[prefix + "state_dict"] = self.on_save_checkpoint()
+        if attributes := attributes_of(self):
+            destination[prefix + "attributes"] = attributes
         if self.fixed_settings:
             destination[prefix + "settings"] = {name: getattr(self, name) for name in self.fixed_settings}
         for name, child in children_of(self):
@@ -317,6 +336,7 @@ class Loop:
 
         Raises:
             ConfigurationError: the state is of another tree of loops, or settings have changed that must not.
+            CheckpointError: a loop had changed attributes that it does not name in `saved`.
         """
         found = state_dict.get(prefix + "type")
         if found != type(self).__name__:
@@ -335,6 +355,7 @@ class Loop:
         self.progress.running = False
         self.__dict__["_restarting"] = restarting
         self.on_load_checkpoint(state_dict[prefix + "state_dict"])
+        load_attributes(self, state_dict.get(prefix + "attributes", {}), begins_run=restarting)
         for name, child in children_of(self):
             child.load_state_dict(state_dict, f"{prefix}{name}.")
 

@@ -82,6 +82,8 @@ class TrainingEpochLoop(Loop):
         bound = self._bound = _BoundEpoch(self, trainer, batches)
         bound.next_batch = batches.start_epoch(trainer.current_epoch, skip=self.progress.current).__next__
         bound.results.step_level = True
+        if self.restarting:
+            trainer.go_on()
         if self.restarting and self._step_is_unlogged and bound.log_every:
             bound.log_step()
         self._step_is_unlogged = False

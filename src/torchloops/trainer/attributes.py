@@ -18,7 +18,14 @@ from torchloops.data.fingerprint import fingerprint
 from torchloops.module import BORROWED
 from torchloops.trainer.position import has_state
 
-__all__ = ["Attributes", "UncopiedAttributesWarning", "is_same", "take_back_records"]
+__all__ = [
+    "Attributes",
+    "UncopiedAttributesWarning",
+    "is_kept",
+    "is_same",
+    "names_of",
+    "take_back_records",
+]
 
 _NO_STATE = frozenset(vars(nn.Module())) | {"_trainer", "trainer", "_fabric", "_compiled_call_impl"} | BORROWED
 
@@ -52,7 +59,7 @@ class Attributes:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        found = {path: {name: part.__dict__[name] for name in _names_of(part)} for path, part in module.named_modules()}
+        found = {path: {name: part.__dict__[name] for name in names_of(part)} for path, part in module.named_modules()}
         helpless: list[str] = []
         self._owner = _named(module)
         self.values = _copied(found, module, helpless)
@@ -85,7 +92,7 @@ class Attributes:
         copies = _copied(self.values, module, [], stand_ins)
         for path, part in module.named_modules():
             then = copies.get(path, {})
-            for name in _names_of(part) - then.keys():
+            for name in names_of(part) - then.keys():
                 del part.__dict__[name]
             kept = {name for name, value in then.items() if keep_records and _is_record(value, part.__dict__.get(name))}
             part.__dict__.update({name: value for name, value in then.items() if name not in kept})
@@ -144,7 +151,8 @@ def _is_record(before: Any, now: Any) -> bool:
     return isinstance(before, list | dict | set | deque) and type(before) is type(now) and not before and bool(now)
 
 
-def _names_of(part: nn.Module) -> set[str]:
+def names_of(part: nn.Module) -> set[str]:
+    """The names of a part's own attributes, without what torch and a run keep there."""
     return part.__dict__.keys() - _NO_STATE
 
 
@@ -182,7 +190,7 @@ def _memo(values: dict[str, dict[str, Any]], module: nn.Module) -> dict[int, Any
     trainer = module.__dict__.get("_trainer") or module.__dict__.get("trainer")
     kept = [*module.modules(), *module.parameters(), *module.buffers(), *([] if trainer is None else [trainer])]
     inside = _inside(values)
-    memo = {id(value): value for value in [*kept, *(value for value in inside if _is_kept(value))]}
+    memo = {id(value): value for value in [*kept, *(value for value in inside if is_kept(value))]}
     results = [value for value in inside if isinstance(value, Tensor) and value.grad_fn is not None]
     return {id(value): value.detach().clone() for value in results} | memo  # a graph cannot be copied
 
@@ -200,7 +208,7 @@ def _flat(value: Any, depth: int) -> list[Any]:
     return [value, *(part for item in inside for part in _flat(item, depth - 1))]
 
 
-def _is_kept(value: Any) -> bool:
+def is_kept(value: Any) -> bool:
     """Whether a value is no state of the module: data, and optimizers, which have a state of their own."""
     if isinstance(value, Dataset | DataLoader | Optimizer | RemovableHandle):
         return True

@@ -35,8 +35,8 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
     ``callbacks``, ``hyper_parameters``), ``format``, the other keys of `collect_run` for the current run,
     ``outer_runs`` with those of the runs around it, outermost first, and what all runs share: ``loop_tree``,
     ``evaluation_loops`` (those that are running), ``torchmetrics``, ``buffers`` (those that ``state_dict`` leaves out),
-    ``gradients``, ``modes``, ``precision``, ``datamodule``, ``first_batches``, ``settings``, ``changed_arguments``,
-    ``inside_batch``, ``processes``.
+    ``attributes`` (of the module's parts, those that have changed), ``gradients``, ``modes``, ``precision``,
+    ``datamodule``, ``first_batches``, ``settings``, ``changed_arguments``, ``inside_batch``, ``processes``.
 
     Args:
         trainer: the Trainer whose current run is saved; all its processes call this together.
@@ -67,6 +67,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
             "datamodule": state_of(trainer.sources.outermost),
             "first_batches": trainer.sources.first_batches_drawn_from,
             "buffers": collect_buffers(module),
+            "attributes": trainer.attribute_changes.state_dict(module) if trainer.attribute_changes else {},
             "settings": collect_settings(trainer),
             "changed_arguments": changed_arguments(trainer),
             "inside_batch": trainer.state.in_batch,
@@ -78,7 +79,8 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
         module.on_save_checkpoint(checkpoint)
     checkpoint = {name: plain(value, name) for name, value in checkpoint.items()}
     if not weights_only and trainer.world_size > 1:
-        own = {name: checkpoint[name] for name in (*OF_A_PROCESS, "torchmetrics", "gradients", "outer_runs")}
+        names = (*OF_A_PROCESS, "torchmetrics", "gradients", "attributes", "outer_runs")
+        own = {name: checkpoint[name] for name in names}
         checkpoint["processes"] = trainer.engine.gather_objects(own)
     return checkpoint
 
@@ -166,9 +168,8 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
 
 
 def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
-    """Put back what is the module's in the innermost run, after its callbacks and optimizers."""
+    """Put back what is the module's in the innermost run beside its weights, after its callbacks and optimizers."""
     module, modes, gradients = trainer.module, checkpoint["modes"], checkpoint["gradients"]
-    module.load_state_dict(checkpoint["state_dict"], strict=False)
     restore_buffers(module, checkpoint.get("buffers", {}))
     restore_metric_states(module, checkpoint["torchmetrics"])
     for name, parameter in module.named_parameters():

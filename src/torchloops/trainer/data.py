@@ -17,9 +17,9 @@ from torchloops.errors import DataError, ResumeWarning
 from torchloops.seeding import derive_seed, random_state, restore_random_state
 from torchloops.trainer.generators import isolated
 from torchloops.trainer.loaders import number_of_batches
+from torchloops.trainer.object_state import FirstSeen, Objects
 from torchloops.trainer.position import (
     Order,
-    data_generators,
     draw_base_seed,
     indexed_loader,
     loader_over,
@@ -45,13 +45,20 @@ class Batches:
         loader: any iterable of batches.
         limit: at most so many batches (int) or this share of them (float).
         name: of the data in messages.
+        seen: what the objects in the data were when the fit began; None: as they are now.
 
     Attributes:
         num_batches: batches an epoch has; infinite where the loader does not say.
         last: the batch given last ends the epoch; always False where ``num_batches`` is known.
     """
 
-    def __init__(self, loader: Any, limit: float | int | None = None, name: str = "training data") -> None:
+    def __init__(
+        self,
+        loader: Any,
+        limit: float | int | None = None,
+        name: str = "training data",
+        seen: FirstSeen | None = None,
+    ) -> None:
         self.loader = loader
         self.name = name
         self.num_batches = number_of_batches(loader, limit)
@@ -75,16 +82,43 @@ class Batches:
         self._keeps_ahead = False
         self._before_ahead: dict[str, Any] | None = None
         self._described: dict[str, Any] | None = None
+        self._given: int | None = None
+        self._goes_on_at: int | None = None
+        self._data, self._ordering = self._objects(FirstSeen() if seen is None else seen)
+
+    def _objects(self, seen: FirstSeen) -> tuple[Objects, Objects]:
+        """What changes batch by batch, saved as it is, and what is gone through again from the epoch's start."""
+        source = self._source
+        is_loader = isinstance(source, DataLoader)
+        names = ("dataset", "collate_fn") if is_loader else ()
+        data = {name: getattr(source, name, None) for name in names}
+        order = {name: getattr(source, name, None) for name in ("sampler", "batch_sampler")} if is_loader else {}
+        if not is_loader and not isinstance(source, list | tuple):
+            order = {"loader": source}
+        if self._indexed is None and not self._stateful:
+            data, order = {}, {**order, **data}
+        known: dict[int, Any] = {}
+        return Objects(data, seen, known), Objects(order, seen, known)
 
     def __len__(self) -> int:
         return int(self.num_batches)
 
     def __iter__(self) -> Batches:
-        self.start_epoch(self._next_epoch)
+        """Begin the next epoch; the first time after a load, go on with the one that was cut."""
+        skip, self._goes_on_at = self._goes_on_at or 0, None
+        self.start_epoch(self._next_epoch - bool(skip), skip)
+        self._given = skip
         return self
 
     def __next__(self) -> Any:
-        return next(self._iterator)
+        batch = next(self._iterator)
+        if self._given is not None:
+            self._given += 1
+        return batch
+
+    def arrive(self) -> None:
+        """Say that a resumed run is where it was: who asks for an iterator now, begins an epoch."""
+        self._goes_on_at = None
 
     def start_epoch(self, epoch: int, skip: int = 0) -> Iterator[Any]:
         """Begin an epoch and return its iterator.
@@ -94,6 +128,7 @@ class Batches:
             skip: batches to leave out, those an earlier process has had.
         """
         self.last = False
+        self._given = None
         self._next_epoch = epoch + 1
         if not skip:
             self._leave_epoch()
@@ -106,7 +141,7 @@ class Batches:
             iterator = self._begin(self._epoch_start["seed"], 0)
         self._skipped, self._states_are_loaded = skip, False
         self._taken = skip
-        self._keeps_ahead = not self._has_length and bool(self._stateful or data_generators(self._source))
+        self._keeps_ahead = not self._has_length and bool(self._stateful or self._data.generators or self._data.owners)
         self._iterator = iterator if self._has_length else self._look_ahead(iterator, skip)
         return self._iterator
 
@@ -122,16 +157,19 @@ class Batches:
     def rewind(self) -> None:
         """Put the loader's own generators, and what else has a state, back to where the epoch began."""
         if self._epoch_start is not None:
-            restore_states(own_generators(self._source), self._epoch_start["loader"])
+            self._restore_start(self._epoch_start)
             self._load_states(self._epoch_start.get("states") or {})
-            self._taken = None
+            self._taken = self._given = None
 
     def state_dict(self) -> dict[str, Any]:
         """The position, as plain data: the generators when the epoch began and now, and what must stay the same."""
+        ordering = self._ordering.states()
         return {
-            "epoch_start": self._epoch_start,
+            "epoch_start": self._start_to_save(ordering),
             "next_epoch": self._next_epoch,
-            "loader": states_of(own_generators(self._source)),
+            "given": self._given if self._given is None or (self._given < self.num_batches and not self.last) else None,
+            "loader": self._order_generators(),
+            "ordering": ordering,
             **(self._before_ahead or self._current_states()),
             "described": self.describe(),
         }
@@ -145,8 +183,10 @@ class Batches:
         self.check_same(state.get("described") or {})
         self._epoch_start, self._next_epoch = state["epoch_start"], state.get("next_epoch", 0)
         self._taken, self._reading, self._before_ahead = state.get("taken"), None, None
-        restore_states(own_generators(self._source), state["loader"])
-        restore_states(data_generators(self._source), state.get("dataset") or {})
+        self._given = self._goes_on_at = state.get("given")
+        self._restore_order(state["loader"], state.get("ordering") or {})
+        restore_states(self._data.generators, state.get("dataset") or {})
+        self._data.restore(state.get("objects") or {})
         self._load_states(state.get("states") or {})
 
     def describe(self) -> dict[str, Any]:
@@ -188,7 +228,9 @@ class Batches:
         seed = generator.initial_seed() if isinstance(generator, torch.Generator) else torch.initial_seed()
         return {
             "random": random_state(),
-            "loader": states_of(own_generators(self._source)),
+            "loader": self._order_generators(),
+            "objects": self._ordering.states(_EVERYTHING),
+            "changed": self._ordering.states(),
             "states": self._states(),
             "seed": derive_seed(seed, "data", epoch),
         }
@@ -201,11 +243,37 @@ class Batches:
             self._load_states(self._epoch_start.get("states") or {})
             self._states_are_loaded = False  # they are those of the epoch's start
         restore_random_state(self._epoch_start["random"])
-        restore_states(own_generators(self._source), self._epoch_start["loader"])
+        self._restore_start(self._epoch_start)
         seed = self._epoch_start.get("seed", derive_seed(torch.initial_seed(), "data", epoch))
         iterator = self._begin(seed, skip)
         restore_random_state(now)
         return iterator
+
+    def _order_generators(self) -> dict[str, Any]:
+        return states_of({**self._ordering.generators, **own_generators(self._source)})
+
+    def _restore_order(self, generators: dict[str, Any], objects: dict[str, Any]) -> None:
+        restore_states({**self._ordering.generators, **own_generators(self._source)}, generators)
+        self._ordering.restore(objects)
+
+    def _restore_start(self, start: dict[str, Any]) -> None:
+        """Put what sets the order back to where the epoch began."""
+        self._restore_order(start["loader"], start.get("objects") or {})
+        start["objects"] = self._ordering.states(_EVERYTHING)
+
+    def _start_to_save(self, now: dict[str, Any]) -> dict[str, Any] | None:
+        """The start of the epoch, with those attributes that were others than at first, or are now."""
+        start = self._epoch_start
+        if start is None:
+            return None
+        wanted = [
+            (path, name) for states in (now, start.get("changed") or {}) for path in states for name in states[path]
+        ]
+        objects: dict[str, Any] = {}
+        for path, name in wanted:
+            if name in start.get("objects", {}).get(path, {}):
+                objects.setdefault(path, {})[name] = start["objects"][path][name]
+        return {**{name: value for name, value in start.items() if name != "changed"}, "objects": objects}
 
     def _begin(self, seed: int, skip: int) -> Iterator[Any]:
         """The iterator of an epoch with this seed, behind its first ``skip`` batches."""
@@ -278,7 +346,8 @@ class Batches:
         return {
             "taken": self._count_taken(),
             "states": self._states(),
-            "dataset": states_of(data_generators(self._source)),
+            "dataset": states_of(self._data.generators),
+            "objects": self._data.states(),
         }
 
     def _load_states(self, states: dict[str, Any]) -> None:
@@ -304,3 +373,11 @@ class Batches:
             batch, ahead = ahead, next(iterator, nothing)
             self.last = ahead is nothing
             yield batch
+
+
+class _Everything:
+    def __contains__(self, item: Any) -> bool:
+        return True
+
+
+_EVERYTHING = _Everything()

@@ -140,6 +140,7 @@ class Keeper:
     def attach(self) -> None:
         """Have the loops call `safe_point` where they are at one; those that came in meanwhile too."""
         top = self.trainer.fit_loop
+        self.trainer.watch_loops()
         alone = self.trainer.world_size == 1  # processes may have different numbers of batches to evaluate
         points = {loop: "batch" for loop in self._all_loops() if alone and _resumes_inside(loop)}
         points |= {top: "epoch", **dict(_points_of(top))}

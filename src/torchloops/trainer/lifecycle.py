@@ -14,6 +14,7 @@ from torch import nn
 from torchloops.errors import CheckpointError, ConfigurationError, DataError, ResumeWarning
 from torchloops.hooks import is_overridden
 from torchloops.loops import EvaluationLoop, FitLoop
+from torchloops.loops.declared import watch
 from torchloops.loops.evaluation_loop import run_evaluation
 from torchloops.loops.tree import loops_in
 from torchloops.module import attach_module, release_module
@@ -33,6 +34,7 @@ from torchloops.trainer.checkpoint import (
     say_if_done,
 )
 from torchloops.trainer.checkpoint_file import previous_path, read_checkpoint, read_newest
+from torchloops.trainer.module_state import AttributeChanges
 from torchloops.trainer.optimizers import ReturnedOptimizers
 from torchloops.trainer.run import Run
 from torchloops.trainer.runs import Runs
@@ -47,9 +49,11 @@ class Lifecycle(Runs):
         limit_batches: batches an epoch of each stage has at most.
         continues_a_run: the current or last fit was given a checkpoint, if only one that was not there yet.
         arguments_to_change: values that arguments had been given on the way when the checkpoint was taken.
+        attribute_changes: what the fit has changed in the module's attributes; None outside of one.
     """
 
     continues_a_run: bool = False
+    attribute_changes: AttributeChanges | None = None
     arguments_to_change: dict[str, Any] = {}  # noqa: RUF012  replaced, never changed
     arguments: dict[str, Any]
     returned_optimizers: ReturnedOptimizers
@@ -68,6 +72,11 @@ class Lifecycle(Runs):
             for loop in loops_in(self.fit_loop):
                 loaders = [loop.on_train_dataloader(loader) for loader in loaders]
         return loaders
+
+    def watch_loops(self) -> None:
+        """Have loops that are not the library's note what they are, so that what they keep can be saved or missed."""
+        for loop in self._loops.values():
+            watch(loop)
 
     def change_arguments(self) -> None:
         """Give arguments the values of the checkpoint; a FitLoop does so once training has started, as callbacks do."""
@@ -146,12 +155,17 @@ class Lifecycle(Runs):
             for part in loops_in(loop):
                 part.progress.current = part.progress.total = 0
                 part.__dict__["_restarting"] = False
+                part.__dict__["_watch"] = None
         self.run.enter_stage("train")
         self._resumed, self._checkpoint, self.arguments_to_change = [], {}, {}
+        self._arrival = self.attribute_changes = None
         self.continues_a_run = ckpt_path is not None
         path = None if ckpt_path is None else self._restore(ckpt_path)
         self._call_first_hook("on_fit_start")
         self._sanity_check()
+        self.attribute_changes = AttributeChanges(self.module)
+        self.watch_loops()
+        self.go_on()
         last = self.run.dir / "checkpoints" / "last.ckpt"
         own = {file.resolve() for file in (last, previous_path(last))}
         with self.keeper.keeping(self.run.dir, resumed=path is not None and path.resolve() in own):
@@ -177,6 +191,11 @@ class Lifecycle(Runs):
             return None
         self._checkpoint = read_newest(path)
         self._resumed = restore_checkpoint(self, self._checkpoint)
+        self._arrival = {
+            "name": self._checkpoint["name"],
+            "random": self._checkpoint["random"],
+            "attributes": self._checkpoint.get("attributes") or {},
+        }
         if not self._resumed:
             self._checkpoint = {}
             say_if_done(self)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
+from torchloops.seeding import generator_state, is_generator, restore_generator
 from torchloops.trainer.loaders import number_of_batches
 from torchloops.trainer.seeded import Key, SeededDataset, as_it_is
 
 __all__ = [
     "Order",
-    "data_generators",
     "draw_base_seed",
     "has_state",
     "indexed_loader",
-    "is_generator",
     "loader_over",
     "own_generators",
     "restore_states",
@@ -176,15 +173,6 @@ def own_generators(loader: Any) -> dict[str, Any]:
     return _generators_in(owners)
 
 
-def data_generators(loader: Any) -> dict[str, Any]:
-    """The random generators that a data set and its transforms hold, where they are drawn from in this process."""
-    dataset = getattr(loader, "dataset", None)
-    owners = {"dataset": dataset}
-    for name in ("transform", "target_transform", "transforms", "dataset"):
-        owners[f"dataset.{name}"] = getattr(dataset, name, None)
-    return _generators_in(owners)
-
-
 def _generators_in(owners: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for owner_name, owner in owners.items():
@@ -195,14 +183,9 @@ def _generators_in(owners: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def is_generator(value: Any) -> bool:
-    """Whether a value is a random generator of torch, Python or numpy."""
-    return isinstance(value, torch.Generator | random.Random | np.random.Generator | np.random.RandomState)
-
-
 def states_of(generators: dict[str, Any]) -> dict[str, Any]:
     """The states of random generators, as data that a safe load accepts."""
-    return {name: _state_of(generator) for name, generator in generators.items()}
+    return {name: generator_state(generator) for name, generator in generators.items()}
 
 
 def restore_states(generators: dict[str, Any], states: dict[str, Any]) -> None:
@@ -210,40 +193,4 @@ def restore_states(generators: dict[str, Any], states: dict[str, Any]) -> None:
     for name, generator in generators.items():
         state = states.get(name, states.get(name.removesuffix(".generator")))  # the latter: as format 1 names them
         if state is not None:
-            _restore(generator, state)
-
-
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    if isinstance(generator, random.Random):
-        version, keys, gauss = generator.getstate()
-        return [version, list(keys), gauss]
-    if isinstance(generator, np.random.RandomState):
-        return _plain(generator.get_state(legacy=False))
-    return _plain(generator.bit_generator.state)
-
-
-def _restore(generator: Any, state: Any) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(state)
-    elif isinstance(generator, random.Random):
-        generator.setstate((state[0], tuple(state[1]), state[2]))
-    elif isinstance(generator, np.random.RandomState):
-        generator.set_state(_arrays(state))
-    else:
-        generator.bit_generator.state = _arrays(state)
-
-
-def _plain(state: Any) -> Any:
-    if isinstance(state, dict):
-        return {name: _plain(value) for name, value in state.items()}
-    if isinstance(state, np.ndarray):
-        return {"bytes": state.tobytes(), "type": state.dtype.str}
-    return state.item() if isinstance(state, np.generic) else state
-
-
-def _arrays(state: Any) -> Any:
-    if isinstance(state, dict) and state.keys() == {"bytes", "type"}:
-        return np.frombuffer(state["bytes"], dtype=state["type"]).copy()
-    return {name: _arrays(value) for name, value in state.items()} if isinstance(state, dict) else state
+            restore_generator(generator, state)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, Sampler
 
-from torchloops.seeding import random_state, restore_random_state
-from torchloops.trainer.position import data_generators, has_state, is_generator
+from torchloops.seeding import is_generator, random_state, restore_random_state
+from torchloops.trainer.object_state import FirstSeen, Objects
+from torchloops.trainer.position import has_state
 
 __all__ = ["obstacles"]
 
@@ -41,9 +42,11 @@ def obstacles(loader: Any) -> list[str]:
             "load_state_dict."
         )
     workers = getattr(loader, "num_workers", 0)
-    if workers and not isinstance(dataset, IterableDataset) and data_generators(loader):
+    loading = {"dataset": dataset, "collate_fn": getattr(loader, "collate_fn", None)} if workers else {}
+    generators = Objects(loading, FirstSeen(), {}).generators
+    if generators and not isinstance(dataset, IterableDataset):
         found.append(
-            f"{type(dataset).__name__} has a random generator of its own ({', '.join(data_generators(loader))}), and "
+            f"{type(dataset).__name__} has a random generator of its own ({', '.join(generators)}), and "
             "each worker draws from a copy of it. Draw from the global generators of random, numpy or torch: they are "
             "seeded for every sample."
         )

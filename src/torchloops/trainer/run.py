@@ -74,6 +74,7 @@ class Run:
         self.restored: dict[str, Any] = {}
         self.pending_data: dict[str, list[Any]] = {}
         self.done_once: dict[str, Any] = {}
+        self._done_before: set[str] = set()
         self.random_outside: dict[str, Any] | None = None
         self.modes_outside: list[tuple[Any, bool]] | None = None
         self.hook_changes = HookChanges()
@@ -118,7 +119,25 @@ class Run:
         """
         if name not in self.done_once:
             self.done_once[name] = function()
+        elif name in self._done_before:
+            self._done_before.remove(name)
+            self.trainer.go_on()
         return self.done_once[name]
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether some piece of work that was done before a resume has not been asked for yet."""
+        return bool(self._done_before)
+
+    def remember_once(self, values: dict[str, Any]) -> None:
+        """Take over the values of `once` of the run that was cut."""
+        self.done_once, self._done_before = dict(values), set(values)
+
+    def arrive(self) -> None:
+        """Say to the data that a resumed run is where it was."""
+        for batches in self._batches.values():
+            for one in batches:
+                one.arrive()
 
     def add_callback(self, callback: Any) -> None:
         """Add a callback to this run alone; in a resumed run it gets its state back."""
@@ -331,7 +350,8 @@ class Run:
             limit = self.trainer.batch_limit(stage)
             engine, distributed = self.trainer.engine, self.trainer.use_distributed_sampler
             name = _DATA_NAMES[stage]
-            found = [Batches(engine.setup_loader(loader, distributed), limit, name) for loader in loaders]
+            seen = self.trainer.sources.seen
+            found = [Batches(engine.setup_loader(loader, distributed), limit, name, seen) for loader in loaders]
             self._batches[stage] = found
             self._restore_positions(stage)
             if self.trainer.keeper.enabled and self.state.fn == "fit" and not self.trainer.sanity_checking:

@@ -85,7 +85,7 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
     for stage, results in saved["results"].items():
         run.results_for(stage).load_state_dict(results, metrics, device=trainer.engine.device)
     run.known_values().update({name: torch.as_tensor(value) for name, value in saved["metrics"].items()})
-    run.done_once = dict(saved["once"])
+    run.remember_once(saved["once"])
     state = run.state
     state.current_epoch, state.global_step = saved["epoch"], saved["global_step"]
     state.should_stop, state.seconds_before = saved["should_stop"], saved["seconds"]

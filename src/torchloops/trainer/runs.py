@@ -19,6 +19,7 @@ from torchloops.trainer.arguments import inner_loggers
 from torchloops.trainer.callback_copies import CallbackCopies
 from torchloops.trainer.checkpoint import restore_module
 from torchloops.trainer.keeper import Keeper
+from torchloops.trainer.module_state import restore_attributes
 from torchloops.trainer.run import Run
 from torchloops.trainer.run_state import restore_run
 from torchloops.trainer.snapshot import Snapshot
@@ -42,6 +43,7 @@ class Runs(TrainerView):
     _active: str | None
     _callback_copies: CallbackCopies
     _resumed: list[dict[str, Any]]
+    _arrival: dict[str, Any] | None
     _checkpoint: dict[str, Any]
 
     # for outer loops
@@ -121,6 +123,7 @@ class Runs(TrainerView):
                 if saved is not None:
                     self._resume(run, saved)
                 self._call_first_hook("on_fit_start")
+                self.go_on()
                 yield run
                 run.finish_logging()
                 self.call_hook("on_fit_end")
@@ -149,10 +152,33 @@ class Runs(TrainerView):
 
     def _resume(self, run: Run, saved: dict[str, Any]) -> None:
         trainer = cast(Any, self)
+        if not self._resumed:  # before callbacks, which may exchange the weights
+            self.module.load_state_dict(self._checkpoint["state_dict"], strict=False)
         restore_run(trainer, run, saved, self._checkpoint)
         if not self._resumed:
             restore_module(trainer, self._checkpoint)
             self._checkpoint = {}
+
+    def go_on(self) -> None:
+        """Say that a resumed run may be where its checkpoint was taken: every loop does, behind its ``on_run_start``.
+
+        If no loop and no piece of work below is still to be entered, generators, attributes of the module and
+        positions in data become what they were there, whatever the way has drawn and set.
+        """
+        arrival = self._arrival
+        if arrival is None or self._resumed or self.run.name != arrival["name"] or self.run.is_catching_up:
+            return
+        loops = [part for loop in self._loops.values() for part in loops_in(loop)]
+        if any(part.restarting and not part.progress.running for part in loops):
+            return
+        self._arrival = None
+        for stage in list(self.run.pending_data):
+            if stage in ("train", "validate"):
+                self.run.batches(stage)
+        self.run.arrive()
+        restore_attributes(self.module, arrival["attributes"])
+        if arrival["random"] is not None:
+            restore_random_state(arrival["random"])
 
     def safe_point(self, save: bool = False) -> None:
         """Save here if a checkpoint is due. For outer loops, where all they did so far is in their state.

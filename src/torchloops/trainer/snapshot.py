@@ -13,6 +13,7 @@ from torchloops.data.fingerprint import fingerprint
 from torchloops.errors import ConfigurationError
 from torchloops.trainer.attributes import Attributes
 from torchloops.trainer.hook_changes import HookChanges
+from torchloops.values import register_kind
 
 __all__ = ["Snapshot", "hash_of_weights"]
 
@@ -129,6 +130,9 @@ class Snapshot:
         snapshot.modes = state["modes"]
         snapshot.attributes, snapshot.empty_buffers = None, set()
         return snapshot
+
+
+register_kind(Snapshot, Snapshot.state_dict, Snapshot.from_state_dict)
 
 
 def hash_of_weights(module: nn.Module) -> str:

@@ -11,6 +11,7 @@ from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
 from torchloops.trainer.loaders import as_loaders, number_of_batches
+from torchloops.trainer.object_state import FirstSeen
 from torchloops.trainer.position import own_generators, restore_states, states_of
 
 __all__ = ["DataSources"]
@@ -36,6 +37,7 @@ class DataSources:
         ready_stages: stages whose setup hooks were called.
         first_batches_drawn_from: generators from which the batches of ``overfit_batches`` are or were drawn; None:
             not drawn yet.
+        seen: what the objects in the data were when the entry first saw them.
     """
 
     def __init__(self, overfit_batches: int | float = 0) -> None:
@@ -45,6 +47,7 @@ class DataSources:
         self.given: dict[str, Any] = {}
         self.ready_stages: list[str] = []
         self._overfit: list[Any] | None = None
+        self.seen = FirstSeen()
         self.first_batches_drawn_from: dict[str, Any] | None = None
 
     def assign(self, given: dict[str, Any], datamodule: Any, keep: bool) -> None:
@@ -71,7 +74,7 @@ class DataSources:
                 )
         if datamodule is not None or both or not keep:
             self.datamodule = self.outermost = datamodule
-        self.given, self.ready_stages = given, []
+        self.given, self.ready_stages, self.seen = given, [], FirstSeen()
         self._overfit = self.first_batches_drawn_from = None
 
     def loaders(self, stage: str, module: Any) -> list[Any]:

@@ -141,6 +141,7 @@ class Trainer(Lifecycle):
         self.outer_runs: list[Run] = []
         self.keeper = Keeper(self, SavingInterval.parse(checkpoint_every), enable_checkpointing and not fast)
         self._active: str | None = None
+        self._arrival = None
         state = TrainerState(limits=limits)
         self.run = Run(self, "", Path(default_root_dir or "runs"), state, self._configured_callbacks, [])
         self._loops: dict[str, Loop] = {}

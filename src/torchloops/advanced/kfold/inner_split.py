@@ -10,6 +10,7 @@ import torch
 from torchloops.data.draws import draw_samples
 from torchloops.data.label_values import class_codes, read_form
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.seeding import undisturbed_import
 
 __all__ = ["draw_inner_split"]
 
@@ -52,12 +53,11 @@ def draw_inner_split(
 
 def _draw(ids: np.ndarray, count: int, seed: int, labels: np.ndarray | None, groups: np.ndarray | None) -> list[int]:
     if groups is not None:
-        from sklearn.model_selection import GroupShuffleSplit
-
         own = groups[ids]
         if len(np.unique(own)) < 2:
             raise ConfigurationError("inner_split needs two groups or more in every fold's training samples.")
-        splitter = GroupShuffleSplit(1, test_size=count / len(ids), random_state=seed)
+        model_selection = undisturbed_import("sklearn.model_selection")
+        splitter = model_selection.GroupShuffleSplit(1, test_size=count / len(ids), random_state=seed)
         return sorted(ids[next(splitter.split(ids, groups=own))[1]].tolist())
     codes = class_codes(labels[ids]) if labels is not None and read_form(labels).is_classes else None
     return draw_samples(ids.tolist(), count, torch.Generator().manual_seed(seed), codes, leave_one=True)

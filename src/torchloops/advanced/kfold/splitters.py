@@ -10,6 +10,7 @@ import numpy as np
 from torchloops.advanced.kfold.splits import Split, Splits
 from torchloops.data.label_values import read_form
 from torchloops.errors import ConfigurationError, DataError, did_you_mean
+from torchloops.seeding import undisturbed_import
 
 __all__ = ["SPLITTERS", "make_splits", "may_use_labels", "needs_groups", "resolve_splitter"]
 
@@ -77,8 +78,6 @@ def _default_name(labels: np.ndarray | None, groups: np.ndarray | None) -> str:
 
 
 def _by_name(name: str, num_folds: int | None, num_repeats: int | None, seed: int, groups: np.ndarray | None) -> Any:
-    from sklearn import model_selection
-
     if name not in _CLASSES:
         raise ConfigurationError(
             f'There is no splitter "{name}"; there are {", ".join(SPLITTERS)}.{did_you_mean(name, SPLITTERS)}'
@@ -87,7 +86,7 @@ def _by_name(name: str, num_folds: int | None, num_repeats: int | None, seed: in
         raise ConfigurationError(
             f'num_repeats={num_repeats} is for "repeated" and "repeated_stratified", not "{name}".'
         )
-    cls = getattr(model_selection, _CLASSES[name])
+    cls = getattr(undisturbed_import("sklearn.model_selection"), _CLASSES[name])
     if name == "predefined":
         if groups is None:
             raise ConfigurationError(
