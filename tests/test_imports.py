@@ -12,7 +12,7 @@ import torchloops
 
 PACKAGE = Path(torchloops.__file__).parent
 
-BASE = {"data", "errors", "files", "hooks", "hparams", "module", "seeding", "signals"}
+BASE = {"data", "errors", "files", "folders", "hooks", "hparams", "module", "seeding", "signals"}
 ENGINE_ROOM = BASE | {"loops", "trainer", "callbacks", "loggers"}
 LIBRARY = ENGINE_ROOM | {"advanced", "vision"}
 
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "hparams": BASE,
     "errors": set(),
     "files": set(),
+    "folders": {"errors"},
     "signals": set(),
     "seeding": BASE,
     "__main__": {"cli"},

@@ -311,7 +311,10 @@ def test_another_environment_is_warned_of(cut):
 
 
 def test_one_process_at_a_time_works_in_a_folder(cut, capsys):
-    code = f"from torchloops.report import RunFolder; from pathlib import Path\nwith RunFolder(Path({RUN!r})): input()"
+    code = (
+        "from torchloops.report import RunFolder; from pathlib import Path\n"
+        f"with RunFolder(Path({RUN!r})) as run: run.file('log.txt').read_text(); input()"
+    )
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         log, deadline = cut / "log.txt", time.monotonic() + 60
@@ -319,8 +322,9 @@ def test_one_process_at_a_time_works_in_a_folder(cut, capsys):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.2)
+        log.unlink()
         assert main(["resume", RUN]) == 1
-        assert f"Another process works in {RUN}" in capsys.readouterr().err
+        assert f"Another process or thread works in {RUN}" in capsys.readouterr().err
     finally:
         other.communicate(b"\n", timeout=60)
     assert main(["resume", RUN]) == 0

@@ -19,7 +19,7 @@ WORDS = {
 @pytest.mark.parametrize("name", SABOTAGED)
 def test_sabotage_is_found(driver, name):
     with pytest.raises(NotTheSame, match=f"(?s)killed .*resumed after each kill, .*differ.*{WORDS[name]}"):
-        driver.survive(name, kills=30)
+        driver.survive(name, kills=80)
 
 
 def test_what_is_sabotaged_is_whole_without(driver):

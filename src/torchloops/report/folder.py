@@ -7,6 +7,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from torchloops.errors import ConfigurationError, ResumeWarning
 from torchloops.files import write_whole
-from torchloops.report.locking import lock
+from torchloops.folders import make_next_folder, working_in
 
 if TYPE_CHECKING:
     import pandas
@@ -84,9 +85,7 @@ class RunFolder:
             raise ConfigurationError(
                 f'The name of a run names a folder: expected letters, digits, ".", "_" and "-", got "{name}".'
             )
-        parent = Path(out) / recipe
-        parent.mkdir(parents=True, exist_ok=True)
-        return cls(_make_next_folder(parent, name), quiet=quiet, verbose=verbose)
+        return cls(make_next_folder(Path(out) / recipe, 1, name), quiet=quiet, verbose=verbose)
 
     def file(self, *parts: str) -> Path:
         """The path of a file in the folder; the folders above it are made."""
@@ -145,13 +144,11 @@ class RunFolder:
             )
 
     def __enter__(self) -> RunFolder:
-        log = self.file("log.txt").open("a" if self.resumed else "w", encoding="utf-8", buffering=1)
-        if not lock(log):
-            log.close()
-            raise ConfigurationError(
-                f"Another process works in {self.path}. Wait until it has ended, or end it, and then resume the run."
-            )
-        self._log = log
+        with ExitStack() as stack:
+            stack.enter_context(working_in(self.path))
+            log = self.file("log.txt").open("a" if self.resumed else "w", encoding="utf-8", buffering=1)
+            self._log = stack.enter_context(log)
+            self._opened = stack.pop_all()
         self._show_warning = warnings.showwarning
         warnings.showwarning = self._warn
         return self
@@ -164,9 +161,8 @@ class RunFolder:
             cut = isinstance(error, KeyboardInterrupt | SystemExit)
             self._log.writelines(["Interrupted.\n"] if cut else traceback.format_exception(kind, error, trace))
             self._say_where()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._log = None
+        self._opened.close()
 
     def _say_where(self) -> None:
         """Where a run that was cut has left its files, and what to type to go on; also where it is quiet."""
@@ -187,19 +183,6 @@ class RunFolder:
             self._log.write(warnings.formatwarning(message, category, filename, lineno, line))
         if not self.quiet:
             self.terminal.print(f"Warning: {message}", markup=False, soft_wrap=True)
-
-
-def _make_next_folder(parent: Path, name: str | None) -> Path:
-    taken = [int(match[0]) for path in parent.iterdir() if (match := re.match(r"\d+", path.name))]
-    number = max(taken, default=0) + 1
-    while True:
-        path = parent / (f"{number:03d}_{name}" if name else f"{number:03d}")
-        try:
-            path.mkdir()
-        except FileExistsError:  # another run started at the same moment
-            number += 1
-        else:
-            return path
 
 
 def to_yaml(options: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from torchloops.errors import ConfigurationError
+from torchloops.folders import make_next_folder, next_folder
 from torchloops.hooks import is_overridden
 from torchloops.trainer.state import Limits
 
@@ -202,10 +203,12 @@ def inner_loggers(loggers: list[Any], directory: Path, name: str) -> list[Any]:
     ]
 
 
-def find_directory(root: str | Path | None) -> Path:
-    """``root``, or the next free ``runs/fit/NNN``; nothing is created."""
+def find_directory(root: str | Path | None, make: bool) -> Path:
+    """``root``, or the next free ``runs/fit/NNN``, which is made if asked to, so that no other run takes it."""
     if root is not None:
         return Path(root).expanduser()
     base = Path("runs", "fit")
-    taken = [int(path.name) for path in base.glob("*") if path.name.isdigit()]
-    return base / f"{max(taken, default=-1) + 1:03d}"
+    try:
+        return make_next_folder(base) if make else next_folder(base)
+    except OSError:  # whoever writes to it says so
+        return next_folder(base)

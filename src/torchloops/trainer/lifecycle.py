@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from torchloops.errors import CheckpointError, ConfigurationError, DataError, ResumeWarning
+from torchloops.folders import working_in
 from torchloops.hooks import is_overridden
 from torchloops.loops import EvaluationLoop, FitLoop
 from torchloops.loops.declared import watch
@@ -117,6 +118,7 @@ class Lifecycle(Runs):
             stack.enter_context(self._deterministic_algorithms())
             stack.callback(setattr, self, "_active", None)
             self._active = name
+            self._folders = stack.enter_context(ExitStack())
             stack.callback(release_module, self.module)
             attach_module(self.module, self)
             stack.callback(self.engine.release_module)
@@ -137,13 +139,35 @@ class Lifecycle(Runs):
         if name == "fit":
             self.returned_optimizers = ReturnedOptimizers()
             self._callback_copies = CallbackCopies(self._configured_callbacks)
-            directory = self.engine.broadcast(find_directory(self.default_root_dir))
+            directory = self._find_folder()
             loggers = default_loggers(self._logger, directory)
             self._switch_run(Run(self, "", directory, self.run.state.fresh(), [*self._configured_callbacks], loggers))
             self._add_module_callbacks()
             check_state_keys(self.run.callbacks)
         else:
             self._switch_run(self.run)
+
+    def _find_folder(self) -> Path:
+        """The folder of a fit that begins; one that writes works there alone until it ends."""
+        writes, folder = self.keeper.enabled or bool(self._logger), None
+        if self.is_global_zero:
+            folder = find_directory(self.default_root_dir, make=writes)
+        folder = self.engine.broadcast(folder)
+        if writes:
+            self._work_alone_in(folder)
+        return folder
+
+    def _work_alone_in(self, folder: Path) -> None:
+        """Refuse, in all processes, a folder in which another run works."""
+        refused = None
+        if self.is_global_zero:
+            try:
+                self._folders.enter_context(working_in(folder))
+            except ConfigurationError as error:
+                refused = str(error)
+        refused = self.engine.broadcast(refused)
+        if refused is not None:
+            raise ConfigurationError(refused)
 
     def _fit(self, ckpt_path: str | Path | None) -> None:
         if is_overridden(self.module, "configure_model"):
@@ -180,6 +204,9 @@ class Lifecycle(Runs):
 
     def _restore(self, ckpt_path: str | Path) -> Path | None:
         """Go on with a checkpoint; returns its file, or None where there is no "last" yet."""
+        folder = Path(ckpt_path).expanduser()
+        if ckpt_path not in ("best", "last") and folder.is_dir():
+            self._work_alone_in(folder)
         path = find_checkpoint(self, ckpt_path)
         if path is None:
             warnings.warn(

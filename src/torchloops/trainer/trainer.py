@@ -57,7 +57,7 @@ class Trainer(Lifecycle):
         callbacks: one or a list.
         logger: True: a CSV file in the run folder; False: none; or one or a list of loggers.
         default_root_dir: folder for the run's files; yours, files in it are replaced. Default: a new numbered
-            folder ``runs/fit/000``, made when something is written.
+            folder ``runs/fit/000``. A fit that writes makes it when it starts and works there alone until it ends.
         enable_progress_bar: show progress.
         enable_checkpointing: keep ``checkpoints/last.ckpt`` in the run's folder, which a fit can go on from after a
             crash, a kill or Ctrl-C; SIGINT and SIGTERM end a fit after the batch, with a checkpoint.
