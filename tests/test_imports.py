@@ -12,7 +12,7 @@ import torchloops
 
 PACKAGE = Path(torchloops.__file__).parent
 
-BASE = {"data", "errors", "files", "folders", "hooks", "hparams", "module", "seeding", "signals"}
+BASE = {"data", "errors", "files", "folders", "hooks", "hparams", "module", "paths", "seeding", "signals", "values"}
 ENGINE_ROOM = BASE | {"loops", "trainer", "callbacks", "loggers"}
 LIBRARY = ENGINE_ROOM | {"advanced", "vision"}
 
@@ -31,11 +31,13 @@ MAY_IMPORT = {
     "data": {"errors", "hooks", "module", "seeding"},
     "hooks": {"errors"},
     "hparams": BASE,
-    "errors": set(),
+    "errors": {"seeding"},
     "files": set(),
     "folders": {"errors"},
+    "paths": set(),
     "signals": set(),
     "seeding": BASE,
+    "values": {"errors", "seeding"},
     "__main__": {"cli"},
     "__init__": LIBRARY,
 }

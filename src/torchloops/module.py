@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class LoopModule(nn.Module):
             ``self.optimizers()`` itself.
         truncated_bptt_steps: time steps a split of truncated backpropagation through time has; 0: no splits.
     """
+
+    _paths: ClassVar[tuple[str, ...]] = ()  # hyper-parameters that name files: one in a checkpoint opens none
 
     automatic_optimization: bool = True
     truncated_bptt_steps: int = 0
@@ -203,7 +205,8 @@ class LoopModule(nn.Module):
 
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         try:
-            module: Any = cls(**{**checkpoint.get("hyper_parameters", {}), **kwargs})
+            saved = checkpoint.get("hyper_parameters", {})
+            module: Any = cls(**{name: saved[name] for name in saved if name not in cls._paths} | kwargs)
         except TypeError as error:
             raise CheckpointError(
                 f"{cls.__name__} cannot be built from {checkpoint_path}: {error}. Give the missing arguments to "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -384,3 +385,19 @@ def test_training_goes_on_only_where_one_began(tmp_path):
     (training / "checkpoints" / "last.previous.ckpt").touch()
     assert RunFolder(tmp_path, resumed=True).ckpt_path(training) == "last"
     assert RunFolder(tmp_path).ckpt_path(training) is None
+
+
+@pytest.mark.parametrize("where", ["in the folder", "from the working directory", "as the name of what ships"])
+def test_code_that_a_run_folder_names_is_not_run(cut, where, capsys):
+    evil = cut / "evil.py"
+    evil.write_text("raise SystemExit('it ran')")
+    record = json.loads((cut / "run.json").read_text())
+    record |= {
+        "in the folder": {"file": str(evil)},
+        "from the working directory": {"file": f"{RUN}/evil.py"},
+        "as the name of what ships": {"recipe": str(evil), "file": None},
+    }[where]
+    (cut / "run.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main(["resume", RUN]) == 2
+    assert re.search(r"run\.json names the recipe .*evil\.py", capsys.readouterr().err)

@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassF1Score
 from torchloops import LoopModule, Trainer
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.module import evaluating
+from torchloops.trainer.checkpoint_file import read_checkpoint, write_checkpoint
 from torchloops.vision import ImageClassificationData, ImageClassifier, Labels, Logits, Probabilities, optimizers
 
 
@@ -212,6 +213,16 @@ def test_backbone_weights_are_not_needed_to_load(tmp_path):
     (tmp_path / "w.pt").unlink()
     loaded = ImageClassifier.load_from_checkpoint(tmp_path / "model.pt")
     assert torch.equal(loaded.backbone.layers[1].weight, model.backbone.layers[1].weight)
+
+
+def test_a_checkpoint_does_not_say_which_file_weights_are_read_from(tmp_path):
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(ImageClassifier("mlp", num_classes=10), datamodule=digits())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    checkpoint = read_checkpoint(tmp_path / "model.ckpt")
+    checkpoint["hyper_parameters"]["weights"] = str(tmp_path / "elsewhere.pt")
+    write_checkpoint(checkpoint, tmp_path / "model.ckpt")
+    ImageClassifier.load_from_checkpoint(tmp_path / "model.ckpt")  # elsewhere.pt, which is not there, is not missed
 
 
 def test_model_can_be_copied_and_pickled():

@@ -23,7 +23,8 @@ from torchloops.callbacks.monitoring import (
     worst,
 )
 from torchloops.callbacks.written_files import WrittenFiles
-from torchloops.errors import ConfigurationError
+from torchloops.errors import CheckpointError, ConfigurationError
+from torchloops.paths import is_inside
 
 __all__ = ["ModelCheckpoint"]
 
@@ -219,10 +220,22 @@ class ModelCheckpoint(Callback):
         if self.folder is None or str(self.folder) == state["folder"]:
             self.last_model_path = state["last_model_path"]
             known = {*self.best_k_models, self.best_model_path, self.last_model_path} - {""}
-            self._written = set(state.get("written", known))
+            own = {path for path in known if self.folder is not None and is_inside(path, self.folder)}
+            self._written = set(state.get("written", own))
             self._driven_out = state.get("driven_out", "")
+            self._check_written()
 
     # inside
+
+    def _check_written(self) -> None:
+        """Refuse files as ours that this callback cannot have written: it would remove them."""
+        for path in sorted(self._written) if self.folder is not None else ():
+            if not (path.endswith(self.FILE_EXTENSION) and is_inside(path, self.folder)):
+                raise CheckpointError(
+                    f"The checkpoint says that {type(self).__name__} wrote {path}. Expected files in {self.folder} "
+                    f"that end in {self.FILE_EXTENSION}: only such are removed when better ones come. The checkpoint "
+                    "was edited; resume from one that was not, or begin a new fit from its weights."
+                )
 
     @property
     def kth_best_model_path(self) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 from cyclopts import CycloptsError
 
 from torchloops.cli.recipes import Recipe, find_recipe
+from torchloops.errors import did_you_mean
 from torchloops.files import write_whole
-from torchloops.shipped import shipped_folder
+from torchloops.paths import is_inside
+from torchloops.shipped import shipped_folder, shipped_names
 
 __all__ = ["RunRecord"]
 
@@ -64,10 +66,22 @@ class RunRecord:
         """The recipe of the run.
 
         Raises:
-            CycloptsError: it is not there any more.
+            CycloptsError: it is not there any more, or the record names what `torchloops run` cannot have written.
         """
         if self.file is None:
+            shipped = shipped_names("recipes")
+            if self.recipe not in shipped:
+                raise CycloptsError(
+                    f'{folder / _FILE} names the recipe "{self.recipe}" and no file of it, and none of that name ships '
+                    f"with torchloops: there are {', '.join(shipped)}.{did_you_mean(self.recipe, shipped)}"
+                )
             return find_recipe(self.recipe)
+        if not Path(self.file).is_absolute() or is_inside(self.file, folder):
+            raise CycloptsError(
+                f"{folder / _FILE} names the recipe {self.file}. Expected an absolute path outside of the run folder, "
+                "as `torchloops run` writes it: code that comes with a folder is not run. Start a new run of the "
+                "recipe if you trust it."
+            )
         if not Path(self.file).is_file():
             raise CycloptsError(
                 f"The recipe of {folder} is not there any more: expected {self.file}. Put the file back, or correct "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.hooks import is_overridden
 from torchloops.loops import FitLoop
 from torchloops.loops.tree import loops_in
+from torchloops.paths import is_inside
 from torchloops.trainer.buffers import collect_buffers, restore_buffers
 from torchloops.trainer.checkpoint_file import previous_path
 from torchloops.trainer.checkpoint_formats import FORMAT
@@ -89,15 +91,14 @@ def find_checkpoint(trainer: Lifecycle, ckpt_path: str | Path) -> Path | None:
     """The file that "best", "last" or a run's folder stands for, or the path itself; None: there is no "last" yet.
 
     Raises:
-        CheckpointError: there is no "best".
+        CheckpointError: there is no "best", or a checkpoint has said that it lies outside of the folders of the run.
     """
     if ckpt_path not in ("best", "last"):
         path = Path(ckpt_path).expanduser()
         return path / "checkpoints" / "last.ckpt" if (path / "checkpoints").is_dir() else path
     own = trainer.default_root_dir or (None if trainer.keeper.path is None else trainer.keeper.path.parent.parent)
     folder = Path(own or trainer.run.dir).expanduser() / "checkpoints"
-    found = [getattr(callback, f"{ckpt_path}_model_path", "") for callback in trainer.checkpoint_callbacks]
-    candidates = [*map(Path, filter(None, found)), folder / f"{ckpt_path}.ckpt"]
+    candidates = [*_paths_of_callbacks(trainer, str(ckpt_path)), folder / f"{ckpt_path}.ckpt"]
     if ckpt_path == "last":
         candidates = [folder / "last.ckpt", *candidates]
     for path in candidates:
@@ -109,6 +110,24 @@ def find_checkpoint(trainer: Lifecycle, ckpt_path: str | Path) -> Path | None:
             "Give a path, or the default_root_dir of the run that wrote it."
         )
     return None
+
+
+def _paths_of_callbacks(trainer: Lifecycle, which: str) -> Iterator[Path]:
+    """The "best" or "last" of each callback, which it may have from a checkpoint."""
+    before = None if trainer.resumed_from is None else trainer.resumed_from.parent
+    if before is not None and before.name == "checkpoints":
+        before = before.parent
+    for callback in trainer.checkpoint_callbacks:
+        path = getattr(callback, f"{which}_model_path", "")
+        own = [getattr(callback, name, None) for name in ("folder", "dirpath")]
+        if path and not is_inside(path, *own, trainer.run_dir, trainer.default_root_dir, before):
+            raise CheckpointError(
+                f'ckpt_path="{which}": the checkpoint that the fit went on from says that it is {path}, which lies in '
+                f"no folder of this run ({trainer.run_dir}), and is not read for that. Give the path itself if you "
+                "trust it."
+            )
+        if path:
+            yield Path(path)
 
 
 def load_weights(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:

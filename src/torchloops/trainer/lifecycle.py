@@ -49,12 +49,14 @@ class Lifecycle(Runs):
     Attributes:
         limit_batches: batches an epoch of each stage has at most.
         continues_a_run: the current or last fit was given a checkpoint, if only one that was not there yet.
+        resumed_from: the checkpoint that the current or last fit went on from; None: it began anew.
         arguments_to_change: values that arguments had been given on the way when the checkpoint was taken.
         attribute_changes: what the fit has changed in the module's attributes; None outside of one.
     """
 
     continues_a_run: bool = False
     attribute_changes: AttributeChanges | None = None
+    resumed_from: Path | None = None
     arguments_to_change: dict[str, Any] = {}  # noqa: RUF012  replaced, never changed
     arguments: dict[str, Any]
     returned_optimizers: ReturnedOptimizers
@@ -183,8 +185,8 @@ class Lifecycle(Runs):
         self.run.enter_stage("train")
         self._resumed, self._checkpoint, self.arguments_to_change = [], {}, {}
         self._arrival = self.attribute_changes = None
-        self.continues_a_run = ckpt_path is not None
-        path = None if ckpt_path is None else self._restore(ckpt_path)
+        self.continues_a_run, self.resumed_from = ckpt_path is not None, None
+        path = self.resumed_from = None if ckpt_path is None else self._restore(ckpt_path)
         self._call_first_hook("on_fit_start")
         self._sanity_check()
         self.attribute_changes = AttributeChanges(self.module)

@@ -13,6 +13,7 @@ import torch
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.hooks import is_overridden
 from torchloops.module import bind_log
+from torchloops.paths import is_inside
 from torchloops.trainer.data import Batches
 from torchloops.trainer.hook_changes import HookChanges
 from torchloops.trainer.optimizers import Optimization, parse_optimizers
@@ -98,8 +99,14 @@ class Run:
         """Note the name of a run inside this one.
 
         Raises:
-            ConfigurationError: there was one of that name, whose files the new one would overwrite.
+            ConfigurationError: there was one of that name, whose files the new one would overwrite, or its files would
+                lie outside of this run's folder.
         """
+        if not is_inside(self.dir / name, self.dir):
+            raise ConfigurationError(
+                f"An inner run {name!r} would write outside of {self.dir}. Expected a name such as round_0; if a "
+                "checkpoint gave it, that was edited."
+            )
         if name in self._inner_names:
             raise ConfigurationError(
                 f"This run has had an inner run {name!r}, and another would overwrite its files. "

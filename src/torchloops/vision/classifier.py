@@ -64,6 +64,8 @@ class ImageClassifier(LoopModule):
         torch.Size([2, 10])
     """
 
+    _paths = ("weights",)
+
     def __init__(
         self,
         backbone: str | nn.Module = "resnet18",

@@ -131,7 +131,13 @@ class KFoldFolder:
         _write_table(self.path / "folds.csv", folds_table(results))
         _write_table(self.path / "oof_predictions.csv", oof_table(results))
         for name, table in tables.items():
-            _write_table(self.path / f"inner_{name}.csv", table)
+            file = self.path / f"inner_{name}.csv"
+            if file.parent != self.path:
+                raise DataError(
+                    f"A table of results is named {name!r}, and would be written outside of {self.path}. Expected a "
+                    "plain name. If it is not your loop's, the checkpoint or result that it comes from was edited."
+                )
+            _write_table(file, table)
         rows = summary_table(results).to_dict("records")
         metrics = {
             row["metric"]: {
