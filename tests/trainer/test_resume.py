@@ -1,11 +1,14 @@
 """A fit that goes on: at every safe point, after every kind of end, and never with other settings without a word."""
 
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import Adam, AdamW, RAdam
+from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LambdaLR, LinearLR, SequentialLR
 from torch.utils.data import DataLoader
 
 from torchloops import FitLoop, Loop, seed_everything
@@ -529,6 +532,53 @@ def test_other_hyperparameters_are_refused_by_name(keeping):
     keeping(max_epochs=1).fit(TinyClassifier(lr=0.1), random_batches(4))
     with pytest.raises(CheckpointError, match=r"hyper-parameter lr was 0.1 and is 0.2"):
         keeping(max_epochs=2).fit(TinyClassifier(lr=0.2), random_batches(4), ckpt_path="last")
+
+
+def constant(optimizer):
+    return LambdaLR(optimizer, lambda epoch: 1.0)
+
+
+def sequence(first):
+    """A schedule whose first part is of this class."""
+    return lambda adam: SequentialLR(adam, [first(adam), ExponentialLR(adam, 0.9)], [2])
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "named"),
+    [
+        ((Adam, constant), (AdamW, constant), "optimizers are Adam, the module configures AdamW"),
+        ((Adam, constant), (RAdam, constant), "optimizers are Adam, the module configures RAdam"),
+        ((Adam, constant), (Adam, LinearLR), "schedulers are LambdaLR, the module configures LinearLR"),
+        ((Adam, sequence(ConstantLR)), (Adam, sequence(LinearLR)), r"SequentialLR\(ConstantLR, .*\(LinearLR, "),
+    ],
+)
+def test_other_optimizers_and_schedulers_are_refused_by_name(keeping, before, now, named):
+    class Configured(TinyClassifier):
+        def configure_optimizers(self):
+            make_optimizer, make_scheduler = self.parts
+            optimizer = make_optimizer(self.parameters(), lr=0.01)
+            return [optimizer], [make_scheduler(optimizer)]
+
+    def fit(parts, max_epochs, **options):
+        module = Configured()
+        module.__dict__["parts"] = parts
+        keeping(max_epochs=max_epochs).fit(module, random_batches(4), **options)
+
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch's, of schedules in a sequence
+        fit(before, 1)
+        with pytest.raises(CheckpointError, match=named):
+            fit(now, 2, ckpt_path="last")
+        fit(before, 2, ckpt_path="last")
+
+
+def test_a_checkpoint_without_the_classes_of_optimizers_is_resumed(keeping, tmp_path):
+    keeping(max_epochs=1).fit(TinyClassifier(), random_batches(4))
+    checkpoint = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    del checkpoint["optimizer_classes"], checkpoint["lr_scheduler_classes"]
+    write_checkpoint(checkpoint, tmp_path / "checkpoints" / "last.ckpt")
+    trainer = keeping(max_epochs=2)
+    trainer.fit(TinyClassifier(), random_batches(4), ckpt_path="last")
+    assert trainer.global_step == 8
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
         "last_batch": (state.batch_idx, state.is_last_batch),
         "optimizer_states": [optimizer.state_dict() for optimizer in run.optimizers_or_none()],
         "lr_schedulers": [config.scheduler.state_dict() for config in run.schedulers_or_none()],
+        "optimizer_classes": [_kind(optimizer) for optimizer in run.optimizers_or_none()],
+        "lr_scheduler_classes": [_kind(config.scheduler) for config in run.schedulers_or_none()],
         "callbacks": _callback_states(run),
         "loggers": [state_of(logger) for logger in run.loggers],
         "results": {stage: results.state_dict(names) for stage, results in run.all_results().items()},
@@ -71,11 +73,12 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
         if is_overridden(callback, "on_load_checkpoint"):
             callback.on_load_checkpoint(trainer, trainer.module, {**checkpoint, **saved})
     if saved["optimizer_states"]:  # none: no loop had asked for the optimizers, as in an outer loop's own run
-        _restore_each("optimizers", trainer.optimizers, saved["optimizer_states"])
+        _restore_each("optimizers", trainer.optimizers, saved["optimizer_states"], saved.get("optimizer_classes"))
         for optimizer in trainer.optimizers:
             optimizer._opt_called = bool(saved["global_step"])  # else torch warns of a scheduler that steps first
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        _restore_each("learning-rate schedulers", schedulers, saved["lr_schedulers"])
+        kinds = saved.get("lr_scheduler_classes")
+        _restore_each("learning-rate schedulers", schedulers, saved["lr_schedulers"], kinds)
     for callback in run.callbacks:
         restore_callback(run, callback)
     for logger, state in zip(run.loggers, saved["loggers"], strict=False):
@@ -130,11 +133,25 @@ def _callback_states(run: Run) -> dict[str, Any]:
     return {key: state for key, state in states.items() if state}
 
 
-def _restore_each(what: str, targets: list[Any], states: list[Any]) -> None:
+def _kind(part: Any) -> str:
+    """The class of an optimizer or scheduler, with those of the schedulers inside."""
+    inner = getattr(part, "_schedulers", None)
+    name = type(part).__qualname__
+    return f"{name}({', '.join(map(_kind, inner))})" if isinstance(inner, list | tuple) else name
+
+
+def _restore_each(what: str, targets: list[Any], states: list[Any], kinds: list[str] | None) -> None:
+    """Load states into what the module configures; ``kinds`` are not known of older checkpoints."""
     if len(targets) != len(states):
         raise CheckpointError(
             f"The checkpoint holds {len(states)} {what}, the module configures {len(targets)}. "
             "Resume with the module as it was when saved."
+        )
+    now = [_kind(target) for target in targets]
+    if kinds is not None and kinds != now:
+        raise CheckpointError(
+            f"The checkpoint's {what} are {', '.join(kinds)}, the module configures {', '.join(now)}. Resume with "
+            "those that the run had, or begin a new fit from its weights: load_from_checkpoint."
         )
     for target, state in zip(targets, states, strict=True):
         try:
