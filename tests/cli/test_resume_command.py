@@ -339,7 +339,13 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGTERM, 143, "Terminated"), (signal.SIGINT, 130, "Interrupted")]
+    ("number", "code", "word"),
+    [
+        (signal.SIGTERM, 143, "Terminated"),
+        (signal.SIGINT, 130, "Interrupted"),
+        (signal.SIGUSR1, 138, "Terminated"),
+        (signal.SIGXCPU, 152, "Terminated"),
+    ],
 )
 def test_a_signal_ends_the_run_with_what_to_type(workplace, number, code, word):
     (workplace / "cut").write_text("sleep 1")

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in a real process: the run is saved, ends as such a process does, and goes on from there."""
+"""Signals in a real process: the run is saved, ends as such a process does, and goes on from there."""
 
 import json
 import signal
@@ -19,6 +19,7 @@ from server import Server  # noqa: E402
 from torchloops.testing import TinyClassifier, random_loader  # noqa: E402
 
 CODES = {"SIGINT": 130, "SIGTERM": 143}
+CLUSTERS = {"SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}
 PLACES = {
     "training": ("fit", "train forward", 17),
     "optimizer step": ("fit", "after optimizer step", 8),
@@ -61,11 +62,21 @@ def test_a_signal_saves_and_ends(driver, tmp_path, place, name):
     resume_and_compare(driver, scenario, tmp_path)
 
 
-@pytest.mark.parametrize("name", CODES)
-def test_a_signal_is_heeded_at_the_end_of_the_batch(driver, tmp_path, name):
-    """No step more is taken, and the one that was begun is not lost."""
-    strike = {"at": "before optimizer step", "count": 8, "signal": name}
-    assert driver.attempt("fit", "100 epochs", tmp_path, strike=strike)["status"] == CODES[name]
+@pytest.mark.parametrize(("name", "place"), [*zip(CLUSTERS, ("with workers", "in a fold", "training"), strict=True)])
+def test_what_a_cluster_sends_saves_and_ends(driver, tmp_path, place, name):
+    scenario, at, count = PLACES[place]
+    strike = {"at": at, "count": count, "signal": name, "group": True}
+    answer = driver.attempt(scenario, None, tmp_path, strike=strike)
+    assert answer["status"] == CLUSTERS[name], answer["said"]
+    assert f"{name}: the run can go on from run/checkpoints/last.ckpt" in answer["said"]
+    resume_and_compare(driver, scenario, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "times"), [*((name, 1) for name in (*CODES, *CLUSTERS)), ("SIGXCPU", 5)])
+def test_a_signal_is_heeded_at_the_end_of_the_batch(driver, tmp_path, name, times):
+    """No step more is taken, and the one that was begun is not lost; SIGXCPU is repeated by the system."""
+    strike = {"at": "before optimizer step", "count": 8, "signal": name, "times": times}
+    assert driver.attempt("fit", "100 epochs", tmp_path, strike=strike)["status"] == (CODES | CLUSTERS)[name]
     from torchloops.trainer.checkpoint_file import read_checkpoint
 
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 8
@@ -121,6 +132,33 @@ def test_handlers_are_put_back(make_trainer, name, enable):
     make_trainer(max_epochs=1, enable_checkpointing=enable).fit(Watching(), random_loader())
     assert signal.getsignal(number) is before
     assert (seen[0] is not before) is enable
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own handler", "none"])
+def test_a_handler_of_the_programs_own_is_called_at_once(make_trainer, own):
+    """submitit's, for instance, queues the job again."""
+    seen = []
+
+    class Struck(TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 1:
+                signal.raise_signal(signal.SIGUSR1)
+                seen.append(list(called))
+            return super().training_step(batch, batch_idx)
+
+    called = []
+    before = signal.signal(signal.SIGUSR1, (lambda number, frame: called.append(number)) if own else signal.SIG_DFL)
+    try:
+        trainer = make_trainer(max_epochs=1, enable_checkpointing=True)
+        if own:
+            trainer.fit(Struck(), random_loader())
+        else:
+            with pytest.raises(SystemExit, match="138"):
+                trainer.fit(Struck(), random_loader())
+            assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == ([[signal.SIGUSR1]] if own else [[]])
 
 
 def test_handlers_are_put_back_after_an_error(make_trainer):

@@ -9,10 +9,11 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError
 
 from torchloops.errors import TorchloopsError
+from torchloops.signals import ENDING_CODES
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "main"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "USAGE", "main"]
 
-DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 app = App(
     name="torchloops",
@@ -25,7 +26,8 @@ app = App(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0: done; 1: failed; 2: the command line or a configuration file is wrong; 130: interrupted; 143: ended by SIGTERM.
+    0: done; 1: failed; 2: the command line or a configuration file is wrong; 130: interrupted; 143: ended by SIGTERM,
+    138, 140, 152: by SIGUSR1, SIGUSR2, SIGXCPU.
 
     Args:
         argv: the words after ``torchloops``; default ``sys.argv[1:]``.
@@ -56,10 +58,10 @@ def _guarded(command: Callable[[], int | None], *, verbose: bool) -> int:
         print("\nInterrupted.", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as error:
-        if error.code != TERMINATED:
+        if not isinstance(error.code, int) or error.code not in ENDING_CODES:
             raise
         print("\nTerminated.", file=sys.stderr)
-        return TERMINATED
+        return error.code
     except (TorchloopsError, OSError) as error:
         # An operating-system error that names a file is about the user's files; any other is a bug.
         if verbose or (isinstance(error, OSError) and error.filename is None):

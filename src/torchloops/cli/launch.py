@@ -14,7 +14,7 @@ from torchloops.cli.recipes import Recipe
 from torchloops.cli.record import RunRecord
 from torchloops.errors import ResumeWarning
 from torchloops.report import RunFolder, compare_with_expected, describe_device
-from torchloops.signals import sigterm_raises
+from torchloops.signals import signals_raise
 
 __all__ = ["launch", "resume_command", "set_environment"]
 
@@ -40,7 +40,7 @@ def launch(recipe: Recipe, record: RunRecord, run: RunFolder, options: dict[str,
         command: the words that were typed.
     """
     run.resume_command = resume_command(run.path)
-    with sigterm_raises(), run:
+    with signals_raise(), run:
         record.write(run.path, finished=False)
         run.describe(options, shlex.join(command))
         run.describe_environment()

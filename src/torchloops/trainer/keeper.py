@@ -282,6 +282,8 @@ class Keeper:
 
     def _take_signal(self, number: int) -> None:
         before, self._signal = self._signal, number
+        if before == number == getattr(signal, "SIGXCPU", None) and not self._indivisible:
+            return  # the system repeats it every second
         if before or self._indivisible:
             self._heeded = number
             self._interrupt()

@@ -193,7 +193,7 @@ class Runs(TrainerView):
     def indivisible(self) -> AbstractContextManager[None]:
         """A context for work that a resumed run does again from its beginning, such as scoring a pool.
 
-        A checkpoint is written first; inside there is none, and SIGINT and SIGTERM interrupt at once.
+        A checkpoint is written first; inside there is none, and a signal such as SIGINT interrupts at once.
         """
         return self.keeper.indivisible()
 

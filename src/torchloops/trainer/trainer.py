@@ -60,7 +60,8 @@ class Trainer(Lifecycle):
             folder ``runs/fit/000``. A fit that writes makes it when it starts and works there alone until it ends.
         enable_progress_bar: show progress.
         enable_checkpointing: keep ``checkpoints/last.ckpt`` in the run's folder, which a fit can go on from after a
-            crash, a kill or Ctrl-C; SIGINT and SIGTERM end a fit after the batch, with a checkpoint.
+            crash, a kill or Ctrl-C; SIGINT and SIGTERM end a fit after the batch, with a checkpoint, and so do SIGUSR1,
+            SIGUSR2 and SIGXCPU where the program has no handler for them.
         checkpoint_every: how often to write it: ``"100 steps"``, ``"1 epoch"``, ``"30 seconds"``, a ``timedelta``.
             Default: after epochs and outer rounds, and once a minute, as far as it takes 2 % of the time at most.
 
