@@ -27,7 +27,8 @@ class EarlyStopping(Callback):
     """Stop a fit when a logged value has not got better for a while.
 
     The value of process 0 counts, so that all processes stop together. ``min_epochs`` and ``min_steps`` of the
-    Trainer are respected.
+    Trainer are respected. A stopped fit that is resumed stays stopped by the same settings, goes on from ``wait_count``
+    with more ``patience``, and goes on to its limits without this callback.
 
     Args:
         monitor: name of the logged value, for instance ``"val/loss"``.
@@ -91,6 +92,7 @@ class EarlyStopping(Callback):
         self.wait_count = 0
         self.stopped_epoch = 0
         self.stopping_reason: str | None = None
+        self._stopped_by: dict[str, Any] | None = None
 
     @property
     def state_key(self) -> str:
@@ -121,6 +123,7 @@ class EarlyStopping(Callback):
             "wait_count": self.wait_count,
             "stopped_epoch": self.stopped_epoch,
             "stopping_reason": self.stopping_reason,
+            "stopped_by": self._stopped_by,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -128,36 +131,49 @@ class EarlyStopping(Callback):
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]
         self.stopping_reason = state_dict["stopping_reason"]
+        self._stopped_by = state_dict.get("stopped_by")
+        if self._stopped_by is not None and not self._still_stops(**self._stopped_by):
+            self.stopped_epoch, self.stopping_reason, self._stopped_by = 0, None, None
 
     def _check(self, trainer: Any) -> None:
         value = monitored_value(self, trainer, self.monitor, self.strict)
         if value is None:
             return
-        reason = self._reason_to_stop(value)
+        reason = self._passed_bound(value)
+        best = self.best_score.item()
         if reason is not None:
-            self.stopping_reason = reason
-            self.stopped_epoch = trainer.current_epoch
+            if math.isfinite(value) and is_better(value, best, self.mode):
+                self.best_score = torch.tensor(value, dtype=torch.float64)
+        elif is_better(value, best, self.mode, self.min_delta):
+            self.best_score = torch.tensor(value, dtype=torch.float64)
+            self.wait_count = 0
+        else:
+            self.wait_count += 1
+            if self._is_out_of_patience(self.wait_count):
+                reason = f"{self.monitor} has not got better than {best:.6g} in the last {self.wait_count} checks."
+        if reason is not None:
+            self.stopping_reason, self.stopped_epoch = reason, trainer.current_epoch
+            self._stopped_by = {"value": value, "wait_count": self.wait_count}
             trainer.should_stop = True
             self._say(trainer, f"stopping in epoch {trainer.current_epoch}: {reason}")
 
-    def _reason_to_stop(self, value: float) -> str | None:
+    def _still_stops(self, value: float, wait_count: int) -> bool:
+        """Whether a fit that was stopped at a value, after so many checks, is stopped by the settings as they are."""
+        return self._passed_bound(value) is not None or self._is_out_of_patience(wait_count)
+
+    def _is_out_of_patience(self, wait_count: int) -> bool:
+        return wait_count >= max(1, self.patience)
+
+    def _passed_bound(self, value: float) -> str | None:
+        """Why a value ends the fit whatever came before it, or None."""
         name = self.monitor
         if self.check_finite and not math.isfinite(value):
             return f"{name} is {value}."
         if self.stopping_threshold is not None and is_better(value, self.stopping_threshold, self.mode):
-            self.best_score = torch.tensor(value, dtype=torch.float64)
             return f"{name} is {value:.6g}, better than the threshold {self.stopping_threshold:.6g}."
         if self.divergence_threshold is not None and is_better(self.divergence_threshold, value, self.mode):
             return f"{name} is {value:.6g}, worse than the limit {self.divergence_threshold:.6g}."
-        best = self.best_score.item()
-        if is_better(value, best, self.mode, self.min_delta):
-            self.best_score = torch.tensor(value, dtype=torch.float64)
-            self.wait_count = 0
-            return None
-        self.wait_count += 1
-        if self.wait_count < self.patience:
-            return None
-        return f"{name} has not got better than {best:.6g} in the last {self.wait_count} checks."
+        return None
 
     def _say(self, trainer: Any, message: str) -> None:
         if self.verbose and trainer.is_global_zero:

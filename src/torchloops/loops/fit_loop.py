@@ -58,16 +58,23 @@ class FitLoop(Loop):
         self._max_epochs = value
 
     @property
+    def max_steps(self) -> int:
+        """Optimizer steps at most, as the loop of an epoch says or the Trainer; -1: no limit."""
+        max_steps = getattr(self.epoch_loop, "max_steps", None)
+        return self.trainer.max_steps if max_steps is None else max_steps
+
+    @property
     def done(self) -> bool:
+        return not self._is_inside_epoch and self.is_at_limit  # an epoch that was cut is finished first
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether the epochs, steps or time of the fit are used up, or ``should_stop`` is heeded."""
         trainer, state = self.trainer, self.trainer.state
-        if self._is_inside_epoch:
-            return False  # an epoch was cut: it is finished first
         epochs = max(state.current_epoch, self.progress.total)  # the latter rises also if on_advance_end is overridden
         if self.max_epochs != -1 and epochs >= self.max_epochs:
             return True
-        max_steps = getattr(self.epoch_loop, "max_steps", None)
-        max_steps = trainer.max_steps if max_steps is None else max_steps
-        if max_steps != -1 and state.global_step >= max_steps:
+        if self.max_steps != -1 and state.global_step >= self.max_steps:
             return True
         return state.out_of_time or state.stop_requested(self.min_epochs, trainer.min_steps)
 

@@ -71,11 +71,18 @@ class TrainingEpochLoop(Loop):
         if self.progress.current >= bound.num_batches:
             return True
         state = bound.state
-        if state.global_step >= bound.max_steps:
-            return True
-        if state.should_stop and state.stop_requested(bound.min_epochs, bound.min_steps):
-            return True
-        return bound.has_deadline and state.out_of_time
+        bound.at_limit = (
+            state.global_step >= bound.max_steps
+            or (state.should_stop and state.stop_requested(bound.min_epochs, bound.min_steps))
+            or (bound.has_deadline and state.out_of_time)
+        )
+        return bound.at_limit
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a limit of the fit or ``should_stop`` ended the running or last epoch before its last batch."""
+        bound = self._bound
+        return bound is not None and bound.at_limit and not bound.batches.last
 
     def on_run_start(self, batches: Batches) -> None:
         trainer = self.trainer
@@ -157,6 +164,7 @@ class TrainingEpochLoop(Loop):
         is_cut = self._validation_is_due and self.val_loop.progress.running
         return {
             "validation_is_due": (in_batch_end and bound.is_validation_due(done)) or is_cut,
+            "is_cut": self.is_cut,
             "step_is_unlogged": in_batch_end and bool(bound.log_every) and done % bound.log_every == 0,
         }
 
@@ -176,6 +184,7 @@ class _BoundEpoch:
     """What the steps of an epoch need, looked up once when the epoch starts."""
 
     __slots__ = (
+        "at_limit",
         "batch",
         "batches",
         "counts_over_epochs",
@@ -205,7 +214,7 @@ class _BoundEpoch:
         self.state = run.state
         self.results = run.results_for("train")
         self.batches = batches
-        self.in_batch_end = False
+        self.in_batch_end = self.at_limit = False
         self.num_batches = batches.num_batches
         self.max_steps = float("inf") if loop.max_steps == -1 else loop.max_steps
         self.min_steps, self.min_epochs = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +19,13 @@ from torchloops.trainer.metric_states import collect_metric_states, restore_metr
 from torchloops.trainer.plain import plain
 from torchloops.trainer.run_state import OF_A_PROCESS, collect_run, restore_run, state_of
 from torchloops.trainer.settings import changed_arguments, check_settings, collect_settings, hyperparameters_of
+from torchloops.trainer.stopping import limits_of
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
 __all__ = ["collect_checkpoint", "find_checkpoint", "load_weights", "restore_checkpoint", "restore_module"]
 
-_log = logging.getLogger("torchloops")
 _LIGHTNING_VERSION = "2.6.0"  # the layout of the keys that Lightning's own readers look at
 
 
@@ -38,7 +37,8 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
     ``outer_runs`` with those of the runs around it, outermost first, and what all runs share: ``loop_tree``,
     ``evaluation_loops`` (those that are running), ``torchmetrics``, ``buffers`` (those that ``state_dict`` leaves out),
     ``attributes`` (of the module's parts, those that have changed), ``gradients``, ``modes``, ``precision``,
-    ``datamodule``, ``first_batches``, ``settings``, ``changed_arguments``, ``inside_batch``, ``processes``.
+    ``datamodule``, ``first_batches``, ``settings``, ``limits``,
+    ``changed_arguments``, ``inside_batch``, ``processes``.
 
     Args:
         trainer: the Trainer whose current run is saved; all its processes call this together.
@@ -71,6 +71,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
             "buffers": collect_buffers(module),
             "attributes": trainer.attribute_changes.state_dict(module) if trainer.attribute_changes else {},
             "settings": collect_settings(trainer),
+            "limits": limits_of(trainer),
             "changed_arguments": changed_arguments(trainer),
             "inside_batch": trainer.state.in_batch,
         }
@@ -198,20 +199,6 @@ def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
             parameter.requires_grad_(name not in modes["frozen"])
     for name, part in module.named_modules() if modes is not None else ():
         part.training = name not in modes["evaluating"]
-
-
-def say_if_done(trainer: Lifecycle) -> None:
-    """Say, by `logging`, that a fit that was just restored has reached its limits already."""
-    state, fit_loop = trainer.state, trainer.fit_loop
-    if "max_epochs" in dir(fit_loop) and fit_loop.done:
-        _log.warning(
-            "Nothing is left to train: the checkpoint is at epoch %d, step %d, and the limits are max_epochs=%d, "
-            "max_steps=%d. Raise them to go on.",
-            state.current_epoch,
-            state.global_step,
-            fit_loop.max_epochs,
-            trainer.max_steps,
-        )
 
 
 def _restore_loops(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:

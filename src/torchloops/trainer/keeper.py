@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
-from torchloops.loops import EvaluationEpochLoop, FitLoop, Loop, PredictionEpochLoop
+from torchloops.loops import EvaluationEpochLoop, FitLoop, Loop, PredictionEpochLoop, TrainingEpochLoop
 from torchloops.loops.tree import children_of, loops_in
 from torchloops.signals import signals_to
 from torchloops.trainer.checkpoint import collect_checkpoint
@@ -103,6 +103,7 @@ class Keeper:
         self._indivisible = 0
         self._points = self._epochs = self._steps = self._steps_before = 0
         self._counted_run: Any = None
+        self._cut_epoch: int | None = None  # counted from 1; the file holds the fit before this one was closed
         self._set_next_time(monotonic() + (self.interval.seconds or 0.0))
 
     # the fit
@@ -148,6 +149,8 @@ class Keeper:
             point = self._after_batch if level == "batch" else partial(self.safe_point, level)
             loop.__dict__["_after_advance"] = point
         top.__dict__["_before_end"] = self._save_at_end
+        if isinstance(top, FitLoop) and isinstance(top.epoch_loop, TrainingEpochLoop):
+            top.epoch_loop.__dict__["_before_end"] = self._save_cut_epoch
 
     def _all_loops(self) -> list[Loop]:
         return [part for loop in self.trainer._loops.values() for part in loops_in(loop)]
@@ -194,6 +197,8 @@ class Keeper:
 
     def save(self) -> None:
         """Write the current state; a disk that cannot take it is warned about."""
+        if self._is_held:
+            return
         start = monotonic()
         try:
             checkpoint = collect_checkpoint(self.trainer)
@@ -226,6 +231,20 @@ class Keeper:
         if is_new and not self._indivisible and not goes_on_inside:
             self.save()
         self._is_at_end, self._has_moved = True, goes_on_inside
+
+    def _save_cut_epoch(self) -> None:
+        """Save before an epoch that a limit has cut is closed, so that a run with a higher limit can finish it."""
+        top: Any = self.trainer.fit_loop
+        if top.epoch_loop.is_cut and self._cut_epoch != top.progress.total + 1:
+            self.save()
+            if not self._has_changed:
+                self._cut_epoch = top.progress.total + 1
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether the file is to stay: it holds the fit before a cut epoch was closed, and no epoch has begun since."""
+        top: Any = self.trainer.fit_loop
+        return self._cut_epoch == top.progress.total and not top.epoch_loop.progress.running
 
     # when
 

@@ -32,13 +32,13 @@ from torchloops.trainer.checkpoint import (
     find_checkpoint,
     load_weights,
     restore_checkpoint,
-    say_if_done,
 )
 from torchloops.trainer.checkpoint_file import previous_path, read_checkpoint, read_newest
 from torchloops.trainer.module_state import AttributeChanges
 from torchloops.trainer.optimizers import ReturnedOptimizers
 from torchloops.trainer.run import Run
 from torchloops.trainer.runs import Runs
+from torchloops.trainer.stopping import say_how_it_goes_on
 
 __all__ = ["Lifecycle"]
 
@@ -225,9 +225,9 @@ class Lifecycle(Runs):
             "random": self._checkpoint["random"],
             "attributes": self._checkpoint.get("attributes") or {},
         }
+        say_how_it_goes_on(self, self._checkpoint)
         if not self._resumed:
             self._checkpoint = {}
-            say_if_done(self)
         return path
 
     def _warn_of_runs_left_out(self) -> None:

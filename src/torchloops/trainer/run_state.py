@@ -13,6 +13,7 @@ from torchloops.seeding import random_state, restore_random_state
 from torchloops.trainer.arguments import callback_key
 from torchloops.trainer.metric_states import metrics_in
 from torchloops.trainer.plain import plain_or_none
+from torchloops.trainer.stopping import is_still_stopped
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
@@ -91,7 +92,8 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
     run.remember_once(saved["once"])
     state = run.state
     state.current_epoch, state.global_step = saved["epoch"], saved["global_step"]
-    state.should_stop, state.seconds_before = saved["should_stop"], saved["seconds"]
+    state.should_stop = saved["should_stop"] and is_still_stopped(run, saved, checkpoint.get("limits", {}))
+    state.seconds_before = saved["seconds"]
     state.batch_idx, state.is_last_batch = saved["last_batch"]
     run.random_outside = saved["random"]
     if saved["random"] is not None:
