@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["sync_folder", "write_whole"]
+__all__ = ["readable", "sync_folder", "write_whole"]
 
 
 def write_whole(path: Path, content: str | bytes, durable: bool = True) -> Path:
@@ -14,12 +15,12 @@ def write_whole(path: Path, content: str | bytes, durable: bool = True) -> Path:
 
     Args:
         path: the file; its folder must exist.
-        content: text is written as UTF-8.
+        content: text is written as UTF-8, as `readable` makes it.
         durable: wait until it is on the disk, so that a power cut leaves it too; False: do not, which is faster.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.write(readable(content).encode("utf-8") if isinstance(content, str) else content)
         if durable:
             file.flush()
             os.fsync(file.fileno())
@@ -27,6 +28,16 @@ def write_whole(path: Path, content: str | bytes, durable: bool = True) -> Path:
     if durable:
         sync_folder(path.parent)
     return path
+
+
+def readable(text: str) -> str:
+    r"""Text that UTF-8 can hold: a byte of a file name that is not UTF-8 is written as ``\xff``."""
+    return re.sub("[\ud800-\udfff]", lambda found: _escaped(found[0]), text)
+
+
+def _escaped(surrogate: str) -> str:
+    code = ord(surrogate)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def sync_folder(folder: Path) -> None:

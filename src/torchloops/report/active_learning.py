@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchloops.files import readable
 from torchloops.report.folder import RunFolder
 from torchloops.report.page import read_texts, write_page
 from torchloops.report.plots import plot_accuracy_vs_labels, plot_queried_samples
 from torchloops.report.summary import accuracy_table, summarise_rounds
+from torchloops.report.text import as_label
 
 if TYPE_CHECKING:
     import numpy
@@ -61,7 +63,7 @@ def _plot_queries(
     chosen = queries[(queries["strategy"] == strategy) & (queries["seed"] == seed)]
     if class_names is not None:
         chosen = chosen.assign(label=[class_names[int(label)] for label in chosen["label"]])
-    title = f"Samples that {strategy} asked for, with their labels (seed {seed})"
+    title = f"Samples that {as_label(strategy)} asked for, with their labels (seed {seed})"
     plot_queried_samples(chosen, get_image, run.file("plots", "queried_samples.png"), title=title)
 
 
@@ -73,7 +75,7 @@ def comparison_table(rounds: pandas.DataFrame) -> Table:
     strategies = list(accuracy.columns[1:])
     table = Table(title=f"test accuracy, %{_over_seeds(rounds)}", title_justify="left")
     for heading in ("labels", *strategies, *(["difference"] if len(strategies) == 2 else [])):
-        table.add_column(heading, justify="right")
+        table.add_column(readable(heading), justify="right")
     for row in accuracy.itertuples(index=False):
         cells = [str(int(row[0])), *(f"{value:.1f}" for value in row[1:])]
         if len(strategies) == 2:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchloops.report.plots import COLOURS, _new_figure, _save
+from torchloops.report.text import as_label
 
 if TYPE_CHECKING:
     import pandas
@@ -93,7 +94,7 @@ def draw_curves(axes: Axes, table: pandas.DataFrame, *, x: str, y: str, by: str,
             continue
         values = factor * rows.groupby(x)[y].agg(["mean", "min", "max"])
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(values.index, values["mean"], color=colour, linestyle=_STYLES[index % 4], label=str(name))
+        axes.plot(values.index, values["mean"], color=colour, linestyle=_STYLES[index % 4], label=as_label(name))
         if rows["seed"].nunique() > 1:
             axes.fill_between(values.index, values["min"], values["max"], color=colour, alpha=0.18, linewidth=0)
     axes.grid(alpha=0.3)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 
 from torchloops.errors import ConfigurationError, ResumeWarning
-from torchloops.files import write_whole
+from torchloops.files import readable, write_whole
 from torchloops.folders import make_next_folder, working_in
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ class RunFolder:
 
     def say(self, what: Any, *, result: bool = False) -> None:
         """Print a text or a rich table; ``result=True`` also where ``quiet`` was asked for."""
+        what = readable(what) if isinstance(what, str) else what
         if result or not self.quiet:
             self.terminal.print(what, markup=False, soft_wrap=isinstance(what, str))
         if self._log is not None:
@@ -146,7 +147,8 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         with ExitStack() as stack:
             stack.enter_context(working_in(self.path))
-            log = self.file("log.txt").open("a" if self.resumed else "w", encoding="utf-8", buffering=1)
+            mode = "a" if self.resumed else "w"
+            log = self.file("log.txt").open(mode, encoding="utf-8", errors="backslashreplace", buffering=1)
             self._log = stack.enter_context(log)
             self._opened = stack.pop_all()
         self._show_warning = warnings.showwarning
@@ -166,9 +168,9 @@ class RunFolder:
 
     def _say_where(self) -> None:
         """Where a run that was cut has left its files, and what to type to go on; also where it is quiet."""
-        self.terminal.print(f"What was done so far is in {self.path}", markup=False, soft_wrap=True)
+        self.terminal.print(readable(f"What was done so far is in {self.path}"), markup=False, soft_wrap=True)
         if self.resume_command is not None:
-            self.terminal.print(f"resume {self.resume_command}", markup=False, soft_wrap=True)
+            self.terminal.print(readable(f"resume {self.resume_command}"), markup=False, soft_wrap=True)
 
     def _warn(
         self,
@@ -182,7 +184,7 @@ class RunFolder:
         if self._log is not None:
             self._log.write(warnings.formatwarning(message, category, filename, lineno, line))
         if not self.quiet:
-            self.terminal.print(f"Warning: {message}", markup=False, soft_wrap=True)
+            self.terminal.print(readable(f"Warning: {message}"), markup=False, soft_wrap=True)
 
 
 def to_yaml(options: Mapping[str, Any]) -> str:

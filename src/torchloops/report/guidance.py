@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torchloops.files import readable
 from torchloops.report.curves import plot_curves, plot_panels
 from torchloops.report.folder import RunFolder
 from torchloops.report.page import read_texts, write_page
@@ -93,7 +94,7 @@ def guidance_table(summary: dict[str, Any]) -> Table:
         last, highest, time = of["test/accuracy"], of["highest test/accuracy"], of["milliseconds a step"]
         std = "" if last["std"] is None else f"{100 * last['std']:.1f}"
         cells = (f"{100 * last['mean']:.1f}", std, f"{100 * highest['mean']:.1f}", f"{time['mean']:.2f}")
-        table.add_row(strategy, *cells)
+        table.add_row(readable(strategy), *cells)
     return table
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchloops.report.plots import COLOURS, _new_figure, _save
+from torchloops.report.text import as_label
 
 if TYPE_CHECKING:
     import pandas
@@ -15,6 +16,10 @@ __all__ = ["plot_confusion_matrix", "plot_scores_by_fold"]
 
 _MOST_CLASSES = 30
 """More than these make cells too small to read."""
+_SHORT = 6
+"""Characters of a name that is written across."""
+_CHARACTER = 0.1
+"""Inches."""
 
 
 def plot_scores_by_fold(
@@ -42,15 +47,17 @@ def plot_scores_by_fold(
     axes = figure.add_subplot()
     shown = {name: label for name, label in metrics.items() if name in folds}
     for index, (name, label) in enumerate(shown.items()):
-        axes.plot(folds["fold"], factor * folds[name], "os"[index % 2], color=COLOURS[index], label=label, zorder=3)
+        axes.plot(
+            folds["fold"], factor * folds[name], "os"[index % 2], color=COLOURS[index], label=as_label(label), zorder=3
+        )
     rows = summary[summary["metric"] == next(iter(shown))]
     mean, low, high = (factor * float(rows[name].iloc[0]) for name in ("mean", "nb_low", "nb_high"))
     if low == low:
         label = "corrected 95 % interval of the mean"
         axes.axhspan(low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label=label)
-    axes.axhline(mean, color=COLOURS[0], label=f"mean, {next(iter(shown.values()))}")
+    axes.axhline(mean, color=COLOURS[0], label=f"mean, {as_label(next(iter(shown.values())))}")
     if reference is not None:
-        axes.axhline(factor * reference[1], color=COLOURS[2], linestyle="--", label=reference[0])
+        axes.axhline(factor * reference[1], color=COLOURS[2], linestyle="--", label=as_label(reference[0]))
     axes.set(title=title, xlabel="fold (from 0)", ylabel=y_label)
     if len(folds) <= 20:
         axes.set_xticks(list(folds["fold"]))
@@ -73,7 +80,9 @@ def plot_confusion_matrix(oof: pandas.DataFrame, class_names: Sequence[str], pat
     counts = numpy.zeros((n_classes, n_classes), dtype=int)
     numpy.add.at(counts, (oof["target"].to_numpy(dtype=int), oof["prediction"].to_numpy(dtype=int)), 1)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    size = min(2.8 + 0.42 * n_classes, 14.0)
+    names = [as_label(name) for name in class_names]
+    longest = max(map(len, names))
+    size = min(2.8 + 0.42 * n_classes, 14.0) + _CHARACTER * max(longest - _SHORT, 0)
     figure = _new_figure(size + 1.0, size)
     axes = figure.add_subplot()
     picture = axes.imshow(100 * shares, cmap="cividis", vmin=0, vmax=100)
@@ -81,8 +90,8 @@ def plot_confusion_matrix(oof: pandas.DataFrame, class_names: Sequence[str], pat
         if count and n_classes <= _MOST_CLASSES:
             colour = "black" if shares[row, column] > 0.5 else "white"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(n_classes), class_names, rotation=90 if max(map(len, class_names)) > 6 else 0)
-    axes.set_yticks(range(n_classes), class_names)
+    axes.set_xticks(range(n_classes), names, rotation=90 if longest > _SHORT else 0)
+    axes.set_yticks(range(n_classes), names)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(f"Out-of-fold predictions ({len(oof)} samples)")
     figure.colorbar(picture, label="share of the true class (%)", shrink=0.8)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchloops.files import write_whole
+
 if TYPE_CHECKING:
     import pandas
 
@@ -52,8 +54,7 @@ def write_page(
     viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
     body = "\n".join(blocks)
     page = f'<!doctype html>\n<html lang="en"><head>{head}{viewport}</head>\n<body>\n{body}\n</body></html>\n'
-    path.write_text(page, encoding="utf-8")
-    return path
+    return write_whole(path, page)
 
 
 def read_texts(folder: Path) -> dict[str, str]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchloops.report.text import as_label, draw_literally
+
 if TYPE_CHECKING:
     import numpy
     import pandas
@@ -37,7 +39,7 @@ def plot_accuracy_vs_labels(rounds: pandas.DataFrame, path: Path, *, title: str 
     axes = figure.add_subplot()
     n_seeds = rounds["seed"].nunique()
     for index, (strategy, rows) in enumerate(rounds.groupby("strategy", sort=False)):
-        _draw_curve(axes, rows, str(strategy), index, band=n_seeds > 1)
+        _draw_curve(axes, rows, as_label(strategy), index, band=n_seeds > 1)
     seeds = f"mean of {n_seeds} seeds, band: lowest to highest" if n_seeds > 1 else "one seed"
     axes.set_title(title or f"Test accuracy against number of labels\n({seeds})")
     axes.set_xlabel("labelled samples (count)")
@@ -88,7 +90,7 @@ def plot_queried_samples(
         for column, (sample_id, label) in enumerate(
             zip(samples["sample_id"][:n_columns], samples["label"], strict=False)
         ):
-            _draw_image(axes, get_image(int(sample_id)), str(label), column, bottom)
+            _draw_image(axes, get_image(int(sample_id)), as_label(label, 10), column, bottom)
     return _save(figure, path)
 
 
@@ -111,6 +113,7 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
+    draw_literally(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DOTS_PER_INCH)
     return path
