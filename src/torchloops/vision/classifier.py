@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.module import LoopModule, evaluating
 from torchloops.vision.backbones import build_backbone
+from torchloops.vision.depth import check_value_range
 from torchloops.vision.heads import build_head, mismatch
 from torchloops.vision.hyperparameters import plain_hyperparameters, refuse_own, restore_head, restore_output
 from torchloops.vision.optimizers import (
@@ -191,6 +193,7 @@ class ImageClassifier(LoopModule):
         output: Output | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         batch_size: int = 16,
+        value_range: Sequence[float] | None = None,
     ) -> Any:
         """Predict single pictures, many, or a folder of them.
 
@@ -203,6 +206,7 @@ class ImageClassifier(LoopModule):
             output: default: the one of the constructor.
             transform: of one uint8 image, instead of the one remembered from training.
             batch_size: images in one forward pass.
+            value_range: the values that are black and white in pictures of more than 8 bits; default: as in training.
 
         Returns:
             What ``output`` makes of the logits: a row for one image alone, else one entry per image.
@@ -213,7 +217,10 @@ class ImageClassifier(LoopModule):
         """
         images, single = list_inputs(inputs)
         transform = transform or self.__dict__["_eval_transform"]
-        batches = input_batches(images, batch_size, self.preprocessing, transform)
+        preprocessing = self.preprocessing
+        if preprocessing is not None and value_range is not None:
+            preprocessing = replace(preprocessing, value_range=check_value_range(value_range))
+        batches = input_batches(images, batch_size, preprocessing, transform)
         with evaluating(self), torch.no_grad():
             logits = join_logits(self(batch.to(self.device)) for batch in batches)
             result = (output or self.output)(logits, self.classes)

@@ -12,6 +12,7 @@ from torchloops.data.datamodule import DataModule
 from torchloops.errors import ConfigurationError
 from torchloops.vision.collate import ImageCollator
 from torchloops.vision.datasets import ImageFiles, ImageView
+from torchloops.vision.depth import ValueRange, check_value_range
 from torchloops.vision.folders import FolderScan, LabelledFiles
 from torchloops.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from torchloops.vision.sources import ImageSources, describe_sources
@@ -99,6 +100,7 @@ class ImageClassificationData(DataModule):
         val_split: float | None = None,
         mean: Statistics = IMAGENET_MEAN,
         std: Statistics = IMAGENET_STD,
+        value_range: Sequence[float] | None = None,
         seed: int = 0,
         check_images: bool = True,
         drop_last: bool = False,
@@ -122,8 +124,11 @@ class ImageClassificationData(DataModule):
             mean: per channel, on the scale 0 to 1; default: ImageNet's. None with ``std=None``: only scaled
                 to 0 to 1.
             std: likewise.
+            value_range: the values that are black and white in pictures of more than 8 bits: ``(0, 4095)`` for 12 bits.
+                Default: as the file says; whole 16 bits; 0 to 1 for floats; others are refused. The model keeps it.
             seed: of the shuffling and of ``val_split``.
-            check_images: look into every file for a broken image (about 5,000 files a second).
+            check_images: look into every file for a broken image (about 5,000 files a second; pictures of more than 8
+                bits are decoded).
             drop_last: leave out the last training batch if it is smaller.
             pin_memory: use page-locked memory, for faster copies to a GPU.
 
@@ -133,20 +138,21 @@ class ImageClassificationData(DataModule):
             ConfigurationError: arguments that do not fit together.
         """
         _check_split(val_split, val_folder, "val_folder")
+        known_range = check_value_range(value_range)
         scan = FolderScan()
         folders = {"train": train_folder, "val": val_folder, "test": test_folder}
         files = {role: scan.labelled(f"{role}_folder", folder) for role, folder in folders.items()}
         files["predict"] = scan.unlabelled("predict_folder", predict_folder)
         scan.compare_classes()
         if check_images:
-            scan.check_images()
+            scan.check_images(known_range)
         scan.raise_problems()
-        sources = _file_sources(files)
+        sources = _file_sources(files, known_range)
         sources.split_validation(val_split, seed)
         custom = eval_transform is not None
         return cls(
             sources,
-            Preprocessing.create(image_size, mean, std, custom=custom),
+            Preprocessing.create(image_size, mean, std, custom=custom, value_range=known_range),
             train_transform=train_transform,
             eval_transform=eval_transform,
             batch_size=batch_size,
@@ -175,6 +181,7 @@ class ImageClassificationData(DataModule):
         val_split: float | None = None,
         mean: Statistics = None,
         std: Statistics = None,
+        value_range: Sequence[float] | None = None,
         seed: int = 0,
         drop_last: bool = False,
         pin_memory: bool = False,
@@ -200,13 +207,16 @@ class ImageClassificationData(DataModule):
             ConfigurationError: arguments that do not fit together.
         """
         _check_split(val_split, val_dataset, "val_dataset")
+        known_range = check_value_range(value_range)
         given = {"train": train_dataset, "val": val_dataset, "test": test_dataset, "predict": predict_dataset}
-        sources, channels = describe_sources(given, num_classes, classes, targets, normalised=mean is not None)
+        sources, channels = describe_sources(
+            given, num_classes, classes, targets, normalised=mean is not None, value_range=known_range
+        )
         sources.split_validation(val_split, seed)
         custom = eval_transform is not None
         return cls(
             sources,
-            Preprocessing.create(image_size, mean, std, channels=channels, custom=custom),
+            Preprocessing.create(image_size, mean, std, channels=channels, custom=custom, value_range=known_range),
             train_transform=train_transform,
             eval_transform=eval_transform,
             batch_size=batch_size,
@@ -258,9 +268,11 @@ class ImageClassificationData(DataModule):
         )
 
 
-def _file_sources(files: dict[str, LabelledFiles | None]) -> ImageSources:
+def _file_sources(files: dict[str, LabelledFiles | None], value_range: ValueRange | None) -> ImageSources:
     classes = next((found.classes for found in files.values() if found is not None and found.classes), [])
-    sources = {role: ImageFiles(found.paths, found.targets) for role, found in files.items() if found is not None}
+    sources = {
+        role: ImageFiles(found.paths, found.targets, value_range) for role, found in files.items() if found is not None
+    }
     return ImageSources(dict(sources), classes)
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 from torchloops.data.label_values import plain_label
 from torchloops.data.labels import Labels
 from torchloops.errors import DataError
+from torchloops.vision.depth import ValueRange
 from torchloops.vision.reading import as_image_tensor, read_image
 
 __all__ = ["GatheredBatch", "ImageFiles", "ImageView", "find_targets", "known_targets", "split_item"]
@@ -25,15 +26,18 @@ class ImageFiles(Dataset):
 
     targets_are_checked = True
 
-    def __init__(self, paths: Sequence[Path], targets: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], targets: Sequence[int] | None = None, value_range: ValueRange | None = None
+    ) -> None:
         self.paths = list(paths)
+        self.value_range = value_range
         self.targets = None if targets is None else list(targets)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Any:
-        image = read_image(self.paths[index])
+        image = read_image(self.paths[index], value_range=self.value_range)
         return image if self.targets is None else (image, self.targets[index])
 
 
@@ -65,6 +69,7 @@ class ImageView(Dataset):
         indices: which samples, in this order; default: all.
         with_targets: False gives the image alone, also where the source has targets.
         targets: class index of every sample **of the source**; default: asked from the source when needed.
+        value_range: of PIL images with more than 8 bits, see `read_image`.
     """
 
     def __init__(
@@ -75,11 +80,13 @@ class ImageView(Dataset):
         *,
         with_targets: bool = True,
         targets: Sequence[int] | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         self.source = source
         self.transform = transform
         self.indices = None if indices is None else list(indices)
         self.with_targets = with_targets
+        self.value_range = value_range
         self._source_targets = None if targets is None else [int(target) for target in targets]
 
     def __len__(self) -> int:
@@ -87,7 +94,7 @@ class ImageView(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         image, target = split_item(self.source[self._source_index(index)])
-        image = as_image_tensor(image)
+        image = as_image_tensor(image, value_range=self.value_range)
         if self.transform is not None:
             image = self.transform(image)
         if not self.with_targets:

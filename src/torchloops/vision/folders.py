@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torchloops.errors import DataError
 from torchloops.vision.checking import find_broken_images
+from torchloops.vision.depth import ValueRange
 from torchloops.vision.reading import IMAGE_EXTENSIONS, expand_path, list_images
 
 __all__ = ["FolderScan", "LabelledFiles"]
@@ -80,10 +81,10 @@ class FolderScan:
             if extra:
                 self.problems.append(f"{role}: has the classes {extra}, which {first_role} does not have.")
 
-    def check_images(self) -> None:
-        """Note every file that is no readable image."""
+    def check_images(self, value_range: ValueRange | None = None) -> None:
+        """Note every file that is no readable image; for ``value_range`` see `read_image`."""
         for role, files in self.found.items():
-            broken = [f"{path} ({reason})" for path, reason in find_broken_images(files.paths).items()]
+            broken = [f"{path} ({reason})" for path, reason in find_broken_images(files.paths, value_range).items()]
             if broken:
                 listed = "".join(f"\n      {line}" for line in broken[:_SHOWN])
                 more = f"\n      and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""

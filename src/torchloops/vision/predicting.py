@@ -82,8 +82,8 @@ def _one_input(image: Any, preprocessing: Preprocessing | None, transform: Calla
         )
     if transform is None:
         transform = _known_transform(preprocessing)
-    channels = preprocessing.channels
-    picture = read_image(image, channels) if isinstance(image, Path) else as_image_tensor(image, channels)
+    read = read_image if isinstance(image, Path) else as_image_tensor
+    picture = read(image, preprocessing.channels, preprocessing.value_range)
     return picture if transform is None else transform(picture)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from torchloops.errors import ConfigurationError
+from torchloops.vision.depth import ValueRange, check_value_range
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
 
@@ -37,6 +38,7 @@ class Preprocessing:
         std: per channel, on the scale 0 to 1; None exactly where ``mean`` is None.
         channels: channels of a decoded image: 3 (RGB) or 1 (grey).
         custom: the evaluation transform is the user's own; a checkpoint does not hold it.
+        value_range: the values that are black and white in pictures of more than 8 bits, see `read_image`.
 
     Raises:
         ConfigurationError: sizes or channel counts that do not fit together.
@@ -47,8 +49,10 @@ class Preprocessing:
     std: tuple[float, ...] | None = None
     channels: int = 3
     custom: bool = False
+    value_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
+        check_value_range(self.value_range)
         if self.image_size is not None and min(self.image_size) < 1:
             raise ConfigurationError(f"image_size must be positive pixels, got {self.image_size}.")
         if (self.mean is None) != (self.std is None):
@@ -67,9 +71,11 @@ class Preprocessing:
         *,
         channels: int = 3,
         custom: bool = False,
+        value_range: ValueRange | None = None,
     ) -> "Preprocessing":
         """Build from what a user writes: one number for a square image, or for every channel."""
-        return cls(_as_size(image_size), _as_channels(mean, "mean"), _as_channels(std, "std"), channels, custom)
+        means, stds = _as_channels(mean, "mean"), _as_channels(std, "std")
+        return cls(_as_size(image_size), means, stds, channels, custom, value_range)
 
     def train_transform(self) -> Callable[[Tensor], Tensor] | None:
         """Return random resized crop and horizontal flip for one uint8 image ``[C, H, W]``; None without a size."""

@@ -17,13 +17,13 @@ from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional
 
 from torchloops.errors import DataError
+from torchloops.vision.depth import Depth, ValueRange
 
 __all__ = ["IMAGE_EXTENSIONS", "as_image_tensor", "expand_path", "is_image_file", "list_images", "read_image"]
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 _JPEG_START = b"\xff\xd8\xff"
-_GREY_16_BIT = ("I", "I;16", "I;16B", "I;16L")
 
 
 def expand_path(path: str | os.PathLike[str]) -> Path:
@@ -47,30 +47,35 @@ def _walk(folder: Path) -> Iterator[str]:
         yield from (os.path.join(place, name) for name in files if is_image_file(Path(name)))
 
 
-def read_image(path: str | os.PathLike[str], channels: int = 3) -> Tensor:
+def read_image(path: str | os.PathLike[str], channels: int = 3, value_range: ValueRange | None = None) -> Tensor:
     """Decode one image file, turned upright as its EXIF orientation says.
 
     Args:
         path: the file.
         channels: 3 for RGB, 1 for grey. Transparency is dropped.
+        value_range: the values that are black and white in pictures of more than 8 bits, such as ``(0, 4095)``; 8 bits
+            are read as they are. Default: as the file says; whole 16 bits; 0 to 1 for floats. Where the values do
+            not fit that, the picture is refused.
 
     Returns:
         uint8 tensor of shape ``(channels, height, width)``.
 
     Raises:
-        DataError: the file is missing, or no readable image.
+        DataError: the file is missing, no readable image, or one whose values have no known range.
     """
     place = expand_path(path)
     try:
-        return _decode(place, channels)
+        return _decode(place, channels, value_range)
     except FileNotFoundError as error:
         raise DataError(f"There is no file {place}. Check the path.") from error
+    except DataError as error:
+        raise DataError(f"{place} cannot be read as it is: {error}.") from None
     except (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else _first_line(error)
         raise DataError(f"{place} is not a readable image: {reason}. Replace or remove the file.") from error
 
 
-def _decode(place: Path, channels: int) -> Tensor:
+def _decode(place: Path, channels: int, value_range: ValueRange | None) -> Tensor:
     content = place.read_bytes()
     if content.startswith(_JPEG_START) and hasattr(torch.ops.image, "decode_jpeg"):
         mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
@@ -80,28 +85,32 @@ def _decode(place: Path, channels: int) -> Tensor:
         except RuntimeError:  # a variant it does not know, or a broken file: PIL decides
             pass
     with Image.open(io.BytesIO(content)) as picture:
-        return as_image_tensor(picture, channels)
+        return _from_pil(picture, channels, value_range)
 
 
 def _as_bytes(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
-def as_image_tensor(image: Any, channels: int | None = None) -> Tensor:
+def as_image_tensor(image: Any, channels: int | None = None, value_range: ValueRange | None = None) -> Tensor:
     """Turn a PIL image, a numpy array or a tensor into a tensor ``(channels, height, width)``.
 
     Args:
         image: a PIL image (becomes uint8, upright), an array ``[H, W]`` or ``[H, W, 1 | 3]`` (its data type
             is kept), or a tensor (returned as it is).
         channels: for PIL images: 3 for RGB, 1 for grey; None keeps grey images grey.
+        value_range: for PIL images, see `read_image`.
 
     Raises:
-        DataError: something else came.
+        DataError: something else came, or a PIL image whose values have no known range.
     """
     if isinstance(image, Tensor):
         return image
     if isinstance(image, Image.Image):
-        return _from_pil(image, channels)
+        try:
+            return _from_pil(image, channels, value_range)
+        except DataError as error:
+            raise DataError(f"A PIL image cannot be read as it is: {error}.") from None
     if isinstance(image, numpy.ndarray):
         return _from_array(image)
     raise DataError(
@@ -110,10 +119,11 @@ def as_image_tensor(image: Any, channels: int | None = None) -> Tensor:
     )
 
 
-def _from_pil(picture: Image.Image, channels: int | None) -> Tensor:
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode in _GREY_16_BIT:
-        upright = Image.fromarray((numpy.asarray(upright).astype(numpy.uint32) >> 8).astype(numpy.uint8))
+def _from_pil(picture: Image.Image, channels: int | None, value_range: ValueRange | None) -> Tensor:
+    depth = Depth.of(picture)
+    upright = depth.to_8_bits(ImageOps.exif_transpose(picture), value_range)
+    if upright.mode == "P":
+        upright = upright.convert("RGBA")  # straight to RGB, Pillow warns about transparent colours
     if channels is None:
         channels = 1 if upright.mode in ("L", "1", "LA") else 3
     return functional.pil_to_tensor(upright.convert("RGB" if channels == 3 else "L"))

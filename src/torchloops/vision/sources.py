@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.vision.datasets import ImageView, find_targets, known_targets, split_item
+from torchloops.vision.depth import ValueRange
 from torchloops.vision.reading import as_image_tensor
 from torchloops.vision.splitting import stratified_split
 
@@ -19,13 +20,15 @@ __all__ = ["ImageSources", "describe_sources"]
 class ImageSources:
     """Untransformed data sets by role ("train", "val", "test", "predict").
 
-    ``indices`` says which samples of a source a role has; a role that is not in it has all.
+    ``indices`` says which samples of a source a role has; a role that is not in it has all. For ``value_range`` see
+    `read_image`.
     """
 
     datasets: dict[str, Any]
     classes: list[str]
     targets: list[int] | None = None
     indices: dict[str, list[int]] = field(default_factory=dict)
+    value_range: ValueRange | None = None
 
     def view(
         self, role: str, transform: Callable[[Tensor], Any] | None, *, with_targets: bool = True
@@ -35,7 +38,14 @@ class ImageSources:
         if dataset is None:
             return None
         targets = self.targets if dataset is self.datasets.get("train") else None
-        return ImageView(dataset, transform, self.indices.get(role), with_targets=with_targets, targets=targets)
+        return ImageView(
+            dataset,
+            transform,
+            self.indices.get(role),
+            with_targets=with_targets,
+            targets=targets,
+            value_range=self.value_range,
+        )
 
     def split_validation(self, fraction: float | None, seed: int) -> None:
         """Take ``fraction`` of the training samples for validation; None does nothing."""
@@ -56,6 +66,7 @@ def describe_sources(
     targets: Sequence[int] | None,
     *,
     normalised: bool,
+    value_range: ValueRange | None = None,
 ) -> tuple[ImageSources, int]:
     """Check a user's data sets; return them with their classes, and the channels of their images."""
     datasets = {role: dataset for role, dataset in given.items() if dataset is not None}
@@ -63,13 +74,13 @@ def describe_sources(
         _check_dataset(role, dataset)
     names = _class_names(datasets, num_classes, classes, targets)
     _check_targets(datasets, targets, names)
-    images = [as_image_tensor(split_item(dataset[0])[0]) for dataset in datasets.values()]
+    images = [as_image_tensor(split_item(dataset[0])[0], value_range=value_range) for dataset in datasets.values()]
     if normalised:
         _check_uint8(dict(zip(datasets, images, strict=True)))
     first = next(iter(images), None)
     channels = 1 if first is not None and first.ndim == 3 and first.shape[0] == 1 else 3
     chosen = None if targets is None else [int(target) for target in targets]
-    return ImageSources(datasets, names, chosen), channels
+    return ImageSources(datasets, names, chosen, value_range=value_range), channels
 
 
 def _check_dataset(role: str, dataset: Any) -> None:
