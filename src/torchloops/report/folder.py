@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
 
@@ -147,8 +147,8 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         with ExitStack() as stack:
             stack.enter_context(working_in(self.path))
-            mode = "a" if self.resumed else "w"
-            log = self.file("log.txt").open(mode, encoding="utf-8", errors="backslashreplace", buffering=1)
+            path, mode = self.file("log.txt"), "a" if self.resumed else "w"
+            log = cast(TextIO, path.open(mode, encoding="utf-8", errors="backslashreplace", buffering=1))
             self._log = stack.enter_context(log)
             self._opened = stack.pop_all()
         self._show_warning = warnings.showwarning
