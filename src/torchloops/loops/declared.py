@@ -96,7 +96,8 @@ class Watch:
         now = self._marks()
         lost = [name for name in then if now.get(name, "") != then[name] and name not in self.loop.saved]
         if lost:
-            names = sorted({*self.loop.saved, *lost, *self._snapshots()})
+            set_by_run = [name for name in now if now[name] != self._before.get(name)]
+            names = sorted({*self.loop.saved, *lost, *set_by_run})
             raise CheckpointError(
                 f"{_name(self.loop)} cannot be resumed: in the run that was cut, {_listed(lost)} had another "
                 "value, which the checkpoint does not hold. Say in the class what belongs to the loop's state, and "
@@ -162,9 +163,8 @@ def _put_back(loop: Loop, saved: dict[str, Any]) -> None:
             raise ConfigurationError(f"{_name(loop)}.{name} cannot be put back: {error}.") from error
         if getattr(loop, name, None) is not value:
             setattr(loop, name, value)
-        complete = getattr(loop._trainer, "complete", None)
-        if complete is not None and type(value).__name__ == "Snapshot":
-            complete(value)
+        if type(value).__name__ == "Snapshot" and getattr(loop._trainer, "_module", None) is not None:
+            loop.trainer.complete(value)
 
 
 def _encoded(loop: Loop, copy: bool = False) -> dict[str, Any]:

@@ -17,16 +17,14 @@ from torchloops.errors import DataError, ResumeWarning
 from torchloops.seeding import derive_seed, random_state, restore_random_state
 from torchloops.trainer.generators import isolated
 from torchloops.trainer.loaders import number_of_batches
-from torchloops.trainer.object_state import FirstSeen, Objects
+from torchloops.trainer.object_state import FirstSeen, Objects, restore_states, states_of
 from torchloops.trainer.position import (
     Order,
     draw_base_seed,
     indexed_loader,
     loader_over,
     own_generators,
-    restore_states,
     stateful_parts,
-    states_of,
 )
 from torchloops.trainer.resumable import obstacles
 
@@ -167,7 +165,7 @@ class Batches:
         return {
             "epoch_start": self._start_to_save(ordering),
             "next_epoch": self._next_epoch,
-            "given": self._given if self._given is None or (self._given < self.num_batches and not self.last) else None,
+            "given": self._given,
             "loader": self._order_generators(),
             "ordering": ordering,
             **(self._before_ahead or self._current_states()),

@@ -6,15 +6,16 @@ import functools
 import inspect
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from torchloops.seeding import is_generator
+from torchloops.seeding import generator_state, is_generator, restore_generator
 from torchloops.values import NotPlainError, decode, encode, mark_or_identity
 
-__all__ = ["FirstSeen", "Objects"]
+__all__ = ["FirstSeen", "Objects", "restore_states", "states_of", "untouched"]
 
 _LIBRARIES = frozenset(
     ("torch", "torchvision", "torchloops", "lightning_fabric", "lightning", "pytorch_lightning", "numpy", "pandas",
@@ -23,6 +24,7 @@ _LIBRARIES = frozenset(
 _DEEPEST = 12
 _MOST = 256  # parts of a collection that are looked into; longer ones are data
 _NOT_WALKED = (torch.Tensor, np.ndarray, str, bytes, int, float, bool, type(None), type, torch.device, torch.dtype)
+_NUMBERS = (bool, int, float, str, type(None))
 _ABOVE = frozenset(("trainer", "_trainer", "datamodule"))
 
 
@@ -99,6 +101,36 @@ class Objects:
                 value = decode(encoded, getattr(owner, name, None))
                 if getattr(owner, name, None) is not value:
                     setattr(owner, name, value)
+
+
+@contextmanager
+def untouched(roots: dict[str, Any]) -> Iterator[None]:
+    """A context for a trial: generators and counters of the objects are afterwards as they were before."""
+    objects = Objects(roots, FirstSeen(), {})
+    generators = states_of(objects.generators)
+    numbers = [
+        (owner, {name: value for name, value in _attributes(owner) if isinstance(value, _NUMBERS)})
+        for owner in objects.owners.values()
+    ]
+    try:
+        yield
+    finally:
+        restore_states(objects.generators, generators)
+        for owner, values in numbers:
+            vars(owner).update(values)
+
+
+def states_of(generators: dict[str, Any]) -> dict[str, Any]:
+    """The states of random generators, as data that a safe load accepts."""
+    return {name: generator_state(generator) for name, generator in generators.items()}
+
+
+def restore_states(generators: dict[str, Any], states: dict[str, Any]) -> None:
+    """Put random generators back into states that `states_of` returned."""
+    for name, generator in generators.items():
+        state = states.get(name, states.get(name.removesuffix(".generator")))  # the latter: as format 1 names them
+        if state is not None:
+            restore_generator(generator, state)
 
 
 def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-from torchloops.seeding import generator_state, is_generator, restore_generator
+from torchloops.seeding import is_generator
 from torchloops.trainer.loaders import number_of_batches
 from torchloops.trainer.seeded import Key, SeededDataset, as_it_is
 
@@ -21,9 +21,7 @@ __all__ = [
     "indexed_loader",
     "loader_over",
     "own_generators",
-    "restore_states",
     "stateful_parts",
-    "states_of",
 ]
 
 
@@ -181,16 +179,3 @@ def _generators_in(owners: dict[str, Any]) -> dict[str, Any]:
             if is_generator(value) and not known:
                 found[f"{owner_name}.{name}"] = value
     return found
-
-
-def states_of(generators: dict[str, Any]) -> dict[str, Any]:
-    """The states of random generators, as data that a safe load accepts."""
-    return {name: generator_state(generator) for name, generator in generators.items()}
-
-
-def restore_states(generators: dict[str, Any], states: dict[str, Any]) -> None:
-    """Put random generators back into states that `states_of` returned."""
-    for name, generator in generators.items():
-        state = states.get(name, states.get(name.removesuffix(".generator")))  # the latter: as format 1 names them
-        if state is not None:
-            restore_generator(generator, state)

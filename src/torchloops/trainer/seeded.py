@@ -14,6 +14,7 @@ from torch.utils.data import get_worker_info
 
 from torchloops.seeding import derive_seed
 from torchloops.trainer.generators import GENERATORS, generator_states, restore_generator_states
+from torchloops.trainer.object_state import FirstSeen, Objects, restore_states, states_of, untouched
 
 __all__ = ["Key", "SeededDataset", "as_it_is"]
 
@@ -46,7 +47,8 @@ class SeededDataset:
         collate: joins samples to a batch, or converts a single one.
     """
 
-    _own = ("_seeded_dataset", "_seeded_collate", "_seeded_used", "_seeded_known", "_seeded_splits")
+    _own = ("_seeded_dataset", "_seeded_collate", "_seeded_used", "_seeded_known", "_seeded_splits",
+            "_seeded_objects")  # fmt: skip
 
     def __init__(self, dataset: Any, collate: Callable[[Any], Any]) -> None:
         self._seeded_dataset = dataset
@@ -54,6 +56,7 @@ class SeededDataset:
         self._seeded_used: list[int] = []  # generators to seed; the others are watched
         self._seeded_known = False
         self._seeded_splits: bool | None = None
+        self._seeded_objects: dict[str, Any] | None = None  # generators of its own, found in the process that loads
 
     def __getattr__(self, name: str) -> Any:
         if name in self._own or name.startswith("__"):
@@ -82,16 +85,28 @@ class SeededDataset:
         try:
             if not self._seeded_known:
                 return self._seeded_learn(key)
+            own = self._seeded_own_states()
             while True:
                 batch = self._seeded_fetch(key, _Seeding(self._seeded_used))
                 drawn = [i for i in _ALL if i not in self._seeded_used and GENERATORS[i].changed(before[i])]
                 if not drawn:
                     touched = bool(self._seeded_used)
                     return batch
-                self._seeded_used = self._seeded_used + drawn  # loaded again, with these seeded too
+                self._seeded_used = self._seeded_used + drawn
+                self._seeded_put_back(own)  # loaded again, with these seeded too
         finally:
             if touched and get_worker_info() is None:
                 restore_generator_states(before)
+
+    def _seeded_own_states(self) -> dict[str, Any]:
+        """The states of the generators that the data set and the collate function keep, in the main process."""
+        if self._seeded_objects is None:
+            roots = {"dataset": self._seeded_dataset, "collate_fn": self._seeded_collate}
+            self._seeded_objects = Objects({} if get_worker_info() else roots, FirstSeen(), {}).generators
+        return states_of(self._seeded_objects)
+
+    def _seeded_put_back(self, states: dict[str, Any]) -> None:
+        restore_states(self._seeded_objects or {}, states)
 
     def _seeded_learn(self, key: Key) -> Any:
         """Load a first batch with all generators seeded, and note which of them are drawn from."""
@@ -121,7 +136,8 @@ class SeededDataset:
     def _seeded_gather(self, gather: Callable[[list[Any]], Any], key: Key, seeding: _Seeding) -> Any:
         """Samples of a data set that gives several at once: one by one where that is the same."""
         if self._seeded_splits is None:
-            self._seeded_splits = all(_is_list(gather(key.indices[:1] * number), number) for number in (1, 2))
+            with untouched({"dataset": self._seeded_dataset}):
+                self._seeded_splits = all(_is_list(gather(key.indices[:1] * number), number) for number in (1, 2))
         if self._seeded_splits:
             samples = []
             for index in key.indices:

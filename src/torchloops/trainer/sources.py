@@ -11,8 +11,8 @@ from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
 from torchloops.trainer.loaders import as_loaders, number_of_batches
-from torchloops.trainer.object_state import FirstSeen
-from torchloops.trainer.position import own_generators, restore_states, states_of
+from torchloops.trainer.object_state import FirstSeen, restore_states, states_of
+from torchloops.trainer.position import own_generators
 
 __all__ = ["DataSources"]
 
