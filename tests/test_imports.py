@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "hooks": {"errors"},
     "hparams": BASE,
     "errors": {"seeding"},
-    "files": set(),
+    "files": {"errors"},
     "folders": {"errors"},
     "paths": set(),
     "signals": set(),

@@ -7,7 +7,25 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["readable", "sync_folder", "write_whole"]
+from torchloops.errors import ConfigurationError
+
+__all__ = ["given_path", "readable", "sync_folder", "write_whole"]
+
+
+def given_path(path: str | os.PathLike[str], name: str) -> Path:
+    """A path that a user gave, with ``~`` replaced by the home folder.
+
+    Args:
+        path: not empty: nobody who leaves a name empty means the working folder.
+        name: of the argument, for the message.
+
+    Raises:
+        ConfigurationError: the path is empty.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise ConfigurationError(f'{name} is an empty path. Name a file or folder; "." is the working folder.')
+    return Path(os.path.expanduser(text))
 
 
 def write_whole(path: Path, content: str | bytes, durable: bool = True) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torchloops.files import sync_folder, write_whole
+from torchloops.files import given_path, sync_folder, write_whole
 
 __all__ = ["CSVLogger", "PrefixedLogger"]
 
@@ -38,7 +38,7 @@ class CSVLogger:
     """
 
     def __init__(self, save_dir: str | Path, name: str = "metrics.csv") -> None:
-        self.save_dir = str(save_dir)
+        self.save_dir = str(given_path(save_dir, "save_dir"))
         self.name = name
         self._rows: list[dict[str, Any]] | None = None
         self._columns: list[str] = []

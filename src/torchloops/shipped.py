@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError, did_you_mean
+from torchloops.files import given_path
 
 if TYPE_CHECKING:
     from torchloops.vision import ImageClassificationData
@@ -77,7 +78,7 @@ def load_dataset(name: str, data_dir: str | Path | None = None, **options: Any) 
         options: passed on to the data set's ``load`` function: ``batch_size``, ``seed``, ``download`` ...
 
     Raises:
-        ConfigurationError: no data set has this name.
+        ConfigurationError: no data set has this name, or ``data_dir`` is empty.
         DataError: the files are not where they were looked for.
     """
     names = shipped_names("datasets")
@@ -85,5 +86,7 @@ def load_dataset(name: str, data_dir: str | Path | None = None, **options: Any) 
         raise ConfigurationError(
             f'No data set is named "{name}".{did_you_mean(name, names)} There are: {", ".join(names)}.'
         )
+    if data_dir is not None:
+        data_dir = given_path(data_dir, "data_dir")
     loader = load_file(shipped_folder("datasets") / name / _MAIN_FILE["datasets"])
     return loader.load(data_dir, **options)

@@ -1,11 +1,15 @@
+import os
+
 import numpy
 import pytest
 import torch
 from conftest import draw
 from PIL import Image
 
-from torchloops.errors import DataError
+from torchloops import ImageClassificationData, ImageClassifier, download_data
+from torchloops.errors import ConfigurationError, DataError
 from torchloops.vision.checking import find_broken_images
+from torchloops.vision.predicting import list_inputs
 from torchloops.vision.reading import as_image_tensor, list_images, read_image
 
 
@@ -109,3 +113,67 @@ def test_checking_does_not_decode_whole_files(tmp_path, monkeypatch):
     paths = [draw(tmp_path / f"{index}.{suffix}") for index, suffix in enumerate(("jpg", "png"))]
     monkeypatch.setattr("torchloops.vision.checking.read_image", lambda path: pytest.fail("decoded"))
     assert find_broken_images(paths) == {}
+
+
+def test_every_folder_is_walked_once_under_its_own_name(tmp_path):
+    for name in ("a/1.png", "a/deep/2.png", "z/3.png", "outside/4.png"):
+        draw(tmp_path / name)
+    root = tmp_path / "a"
+    (root / "again").symlink_to(root)
+    (root / "deep" / "up").symlink_to("..")
+    (root / "0").symlink_to(root / "deep")
+    (root / "more").symlink_to(tmp_path / "outside")
+    (root / "other").symlink_to(tmp_path / "outside")
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    found = [str(path.relative_to(root)) for path in list_images(root)]
+    assert found == ["1.png", "deep/2.png", "more/4.png"]
+    assert [path.name for path in list_images(tmp_path / "a" / "other")] == ["4.png"]
+
+
+def test_a_loop_of_links_does_not_multiply_pictures(folder):
+    (folder / "train" / "ants" / "loop").symlink_to(folder / "train" / "ants")
+    assert len(list_images(folder)) == 10
+    assert len(ImageClassificationData.from_folders(folder / "train").train_dataset) == 8
+    assert len(ImageClassificationData.from_folders(predict_folder=folder / "train").predict_dataset) == 8
+
+
+@pytest.mark.parametrize("target", ["train", "train/bees"])
+def test_a_folder_that_links_put_into_two_classes_is_refused(folder, target):
+    (folder / "train" / "ants" / "more").symlink_to(folder / target)
+    with pytest.raises(DataError, match=r"train/bees and .*/ants/more.* are one folder, in two classes"):
+        ImageClassificationData.from_folders(folder / "train")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    draw(tmp_path / "a" / "1.png")
+    scandir = os.scandir
+
+    def refuse(place):
+        if str(place).endswith("a"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"folder .*a cannot be read: Permission denied"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["", [""], ["a.png", ""]])
+def test_an_empty_path_does_not_mean_the_working_folder(path, tmp_path, monkeypatch):
+    draw(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="is an empty path"):
+        list_inputs(path)
+    assert [image.name for image in list_inputs(".")[0]] == ["a.png"]
+
+
+def test_empty_paths_of_images_and_folders_are_refused(tmp_path):
+    for call in (
+        lambda: read_image(""),
+        lambda: ImageClassificationData.from_folders(""),
+        lambda: ImageClassificationData.from_folders(predict_folder=""),
+        lambda: ImageClassifier("mlp", num_classes=2, weights=""),
+        lambda: download_data("http://127.0.0.1:1/a.zip", ""),
+    ):
+        with pytest.raises(ConfigurationError, match="is an empty path"):
+            call()

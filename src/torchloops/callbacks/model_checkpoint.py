@@ -24,6 +24,7 @@ from torchloops.callbacks.monitoring import (
 )
 from torchloops.callbacks.written_files import WrittenFiles
 from torchloops.errors import CheckpointError, ConfigurationError
+from torchloops.files import given_path
 from torchloops.paths import is_inside
 
 __all__ = ["ModelCheckpoint"]
@@ -98,6 +99,8 @@ class ModelCheckpoint(Callback):
         save_weights_only: bool = False,
         verbose: bool = False,
     ) -> None:
+        if dirpath is not None:
+            given_path(dirpath, "dirpath")  # an empty one is refused here
         self.dirpath = dirpath
         self.filename = filename
         self.monitor = monitor

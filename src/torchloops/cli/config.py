@@ -9,6 +9,7 @@ from typing import Any
 from cyclopts import CycloptsError
 
 from torchloops.cli.recipes import Recipe
+from torchloops.files import given_path
 
 __all__ = ["configuration_files", "read_yaml"]
 
@@ -35,8 +36,8 @@ def configuration_files(recipe: Recipe, given: Sequence[str], *, fast: bool) -> 
 
 
 def _resolve(name: str, recipe: Recipe) -> Path:
-    if Path(name).is_file():
-        return Path(name)
+    if given_path(name, "--config").is_file():
+        return given_path(name, "--config")
     own = recipe.configs.get(name.removesuffix(".yaml"))
     if own is None:
         known = f" The recipe's own are: {', '.join(recipe.configs)}." if recipe.configs else ""

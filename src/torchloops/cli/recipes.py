@@ -12,6 +12,7 @@ from typing import Any
 from cyclopts import CycloptsError
 
 from torchloops.errors import ConfigurationError, did_you_mean
+from torchloops.files import given_path
 from torchloops.shipped import load_file, shipped_folder, shipped_names
 
 __all__ = ["Recipe", "find_recipe", "shipped_recipes"]
@@ -78,7 +79,7 @@ def find_recipe(recipe: str) -> Recipe:
     names = shipped_names("recipes")
     if recipe in names:
         return Recipe(recipe, shipped_folder("recipes") / recipe / "recipe.py")
-    path = Path(recipe)
+    path = given_path(recipe, "RECIPE")
     if path.is_dir() and (path / "recipe.py").is_file():
         path = path / "recipe.py"
     if path.suffix == ".py" and path.is_file():

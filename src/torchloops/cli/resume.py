@@ -17,6 +17,7 @@ from torchloops.cli.launch import launch, resume_command, set_environment
 from torchloops.cli.options import QUIET, VERBOSE, own_parameters
 from torchloops.cli.recipes import Recipe
 from torchloops.cli.record import RunRecord
+from torchloops.files import given_path
 from torchloops.report import RunFolder
 
 __all__ = ["resume_run"]
@@ -41,7 +42,7 @@ def resume_run(folder_name: str, words: Sequence[str]) -> int:
         ConfigurationError: another process works in the folder.
     """
     set_environment()
-    folder = Path(folder_name)
+    folder = given_path(folder_name, "RUN_DIR")
     record = RunRecord.read(folder)
     recipe = record.find_recipe(folder)
     app = App(name=f"torchloops resume {folder_name}", version_flags=[], suppress_keyboard_interrupt=False)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from rich.console import Console
 
 from torchloops.errors import ConfigurationError, ResumeWarning
-from torchloops.files import readable, write_whole
+from torchloops.files import given_path, readable, write_whole
 from torchloops.folders import make_next_folder, working_in
 
 if TYPE_CHECKING:
@@ -79,13 +79,13 @@ class RunFolder:
             name: added to the number: ``003_<name>``.
 
         Raises:
-            ConfigurationError: ``name`` is no plain file name.
+            ConfigurationError: ``name`` is no plain file name, or ``out`` is empty.
         """
         if name is not None and not re.fullmatch(r"[\w.\-]+", name):
             raise ConfigurationError(
                 f'The name of a run names a folder: expected letters, digits, ".", "_" and "-", got "{name}".'
             )
-        return cls(make_next_folder(Path(out) / recipe, 1, name), quiet=quiet, verbose=verbose)
+        return cls(make_next_folder(given_path(out, "out") / recipe, 1, name), quiet=quiet, verbose=verbose)
 
     def file(self, *parts: str) -> Path:
         """The path of a file in the folder; the folders above it are made."""

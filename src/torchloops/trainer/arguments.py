@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from torchloops.errors import ConfigurationError
+from torchloops.files import given_path
 from torchloops.folders import make_next_folder, next_folder
 from torchloops.hooks import is_overridden
 from torchloops.trainer.state import Limits
@@ -206,7 +207,7 @@ def inner_loggers(loggers: list[Any], directory: Path, name: str) -> list[Any]:
 def find_directory(root: str | Path | None, make: bool) -> Path:
     """``root``, or the next free ``runs/fit/NNN``, which is made if asked to, so that no other run takes it."""
     if root is not None:
-        return Path(root).expanduser()
+        return given_path(root, "default_root_dir")
     base = Path("runs", "fit")
     try:
         return make_next_folder(base) if make else next_folder(base)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
+from torchloops.files import given_path
 from torchloops.hooks import is_overridden
 from torchloops.loops import FitLoop
 from torchloops.loops.tree import loops_in
@@ -95,7 +96,7 @@ def find_checkpoint(trainer: Lifecycle, ckpt_path: str | Path) -> Path | None:
         CheckpointError: there is no "best", or a checkpoint has said that it lies outside of the folders of the run.
     """
     if ckpt_path not in ("best", "last"):
-        path = Path(ckpt_path).expanduser()
+        path = given_path(ckpt_path, "ckpt_path")
         return path / "checkpoints" / "last.ckpt" if (path / "checkpoints").is_dir() else path
     own = trainer.default_root_dir or (None if trainer.keeper.path is None else trainer.keeper.path.parent.parent)
     folder = Path(own or trainer.run.dir).expanduser() / "checkpoints"

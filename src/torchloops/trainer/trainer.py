@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from torchloops.files import given_path
 from torchloops.loops import EvaluationLoop, FitLoop, Loop, PredictionLoop
 from torchloops.trainer.arguments import check_limits, default_callbacks, make_limits
 from torchloops.trainer.checkpoint import collect_checkpoint
@@ -131,6 +132,7 @@ class Trainer(Lifecycle):
         self.use_distributed_sampler = use_distributed_sampler
         self.reload_dataloaders_every_n_epochs = reload_dataloaders_every_n_epochs
         self.default_root_dir = default_root_dir
+        root = Path("runs") if default_root_dir is None else given_path(default_root_dir, "default_root_dir")
         limits, wrong = make_limits(max_epochs, max_steps, min_epochs, min_steps, max_time, fast)
         check_limits(self, wrong)
         self.engine = Engine(accelerator, devices, num_nodes, strategy, precision)
@@ -144,7 +146,7 @@ class Trainer(Lifecycle):
         self._active: str | None = None
         self._arrival = None
         state = TrainerState(limits=limits)
-        self.run = Run(self, "", Path(default_root_dir or "runs"), state, self._configured_callbacks, [])
+        self.run = Run(self, "", root, state, self._configured_callbacks, [])
         self._loops: dict[str, Loop] = {}
         self.fit_loop = FitLoop()
         self.validate_loop = EvaluationLoop("validate")

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from torchloops.errors import ConfigurationError, DataError
-from torchloops.vision.reading import expand_path
+from torchloops.files import given_path
 from torchloops.vision.unpacking import is_archive, unpack
 
 __all__ = ["download_data"]
@@ -65,7 +65,7 @@ def download_data(
         ConfigurationError: a URL that is not http, https or file.
     """
     name = _file_name(url)
-    target = expand_path(path) / name
+    target = given_path(path, "path") / name
     target.parent.mkdir(parents=True, exist_ok=True)
     checksums = {kind: value.lower() for kind, value in (("sha256", sha256), ("md5", md5)) if value is not None}
     if not (target.is_file() and _matches(target, checksums)):

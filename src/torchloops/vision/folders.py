@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchloops.errors import DataError
+from torchloops.files import given_path
 from torchloops.vision.checking import find_broken_images
 from torchloops.vision.depth import ValueRange
-from torchloops.vision.reading import IMAGE_EXTENSIONS, expand_path, list_images
+from torchloops.vision.reading import IMAGE_EXTENSIONS, Identity, list_images, walk_images
 
 __all__ = ["FolderScan", "LabelledFiles"]
 
@@ -43,12 +44,14 @@ class FolderScan:
         if place is None:
             return None
         class_folders = sorted(entry for entry in place.iterdir() if entry.is_dir() and entry.name[0] != ".")
-        images = [list_images(class_folder) for class_folder in class_folders]
         names = [class_folder.name for class_folder in class_folders]
+        found = [list(walk_images(class_folder)) for class_folder in class_folders]
+        images = [sorted(path for _, path in of_class) for of_class in found]
         if not any(images):
             self.problems.append(f"{role}: no image in a class folder of {place}. {_what_is_there(place, names)}")
             return None
         self._check_classes(role, place, names, images)
+        self._check_links(role, names, found)
         files = LabelledFiles(
             paths=[path for paths in images for path in paths],
             targets=[target for target, paths in enumerate(images) for _ in paths],
@@ -102,7 +105,7 @@ class FolderScan:
     def _existing(self, role: str, folder: str | os.PathLike[str] | None) -> Path | None:
         if folder is None:
             return None
-        place = expand_path(folder)
+        place = given_path(folder, role)
         if place.is_dir():
             return place
         if place.exists():
@@ -117,6 +120,15 @@ class FolderScan:
             self.problems.append(f"{role}: no image in the class folders {empty} of {place}. Fill or remove them.")
         if len(names) == 1:
             self.problems.append(f"{role}: only one class, {names[0]!r}, in {place}; two or more are needed.")
+
+    def _check_links(self, role: str, names: list[str], found: list[list[tuple[Identity, Path]]]) -> None:
+        """Note folders that links make belong to two classes."""
+        owners: dict[Identity, tuple[str, Path]] = {}
+        for name, of_class in zip(names, found, strict=True):
+            for identity, folder in {identity: path.parent for identity, path in of_class}.items():
+                other, first = owners.setdefault(identity, (name, folder))
+                if other != name:
+                    self.problems.append(f"{role}: {folder} and {first} are one folder, in two classes. Remove a link.")
 
 
 def _what_is_there(place: Path, names: list[str]) -> str:

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.files import given_path
 from torchloops.vision.preprocessing import Preprocessing
-from torchloops.vision.reading import as_image_tensor, expand_path, list_images, read_image
+from torchloops.vision.reading import as_image_tensor, list_images, read_image
 
 __all__ = ["input_batches", "join_logits", "list_inputs"]
 
@@ -24,9 +25,10 @@ def list_inputs(inputs: Any) -> tuple[list[Any], bool]:
 
     Raises:
         DataError: no image at all, or an input that is no image.
+        ConfigurationError: an empty path.
     """
-    if isinstance(inputs, str | os.PathLike) and not expand_path(inputs).is_dir():
-        return [expand_path(inputs)], True
+    if isinstance(inputs, str | os.PathLike) and not given_path(inputs, "inputs").is_dir():
+        return [given_path(inputs, "inputs")], True
     if isinstance(inputs, Image.Image | numpy.ndarray) or (isinstance(inputs, Tensor) and inputs.ndim <= 3):
         return [inputs], True
     images = list(_expand(inputs))
@@ -37,7 +39,7 @@ def list_inputs(inputs: Any) -> tuple[list[Any], bool]:
 
 def _expand(inputs: Any) -> Iterator[Any]:
     if isinstance(inputs, str | os.PathLike):
-        place = expand_path(inputs)
+        place = given_path(inputs, "inputs")
         yield from list_images(place) if place.is_dir() else [place]
     elif isinstance(inputs, Tensor) and inputs.ndim == 4:
         yield from inputs

@@ -17,18 +17,17 @@ from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional
 
 from torchloops.errors import DataError
+from torchloops.files import given_path
 from torchloops.vision.depth import Depth, ValueRange
 
-__all__ = ["IMAGE_EXTENSIONS", "as_image_tensor", "expand_path", "is_image_file", "list_images", "read_image"]
+__all__ = ["IMAGE_EXTENSIONS", "as_image_tensor", "is_image_file", "list_images", "read_image", "walk_images"]
+
+Identity = tuple[int, int]
+"""Device and number of a folder: the same under whatever name it is reached."""
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 _JPEG_START = b"\xff\xd8\xff"
-
-
-def expand_path(path: str | os.PathLike[str]) -> Path:
-    """Return ``path`` as a Path with ``~`` replaced by the home folder."""
-    return Path(path).expanduser()
 
 
 def is_image_file(path: Path) -> bool:
@@ -37,14 +36,34 @@ def is_image_file(path: Path) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return all images under ``folder``, at any depth, sorted; hidden files and folders are left out."""
-    return sorted(Path(place) for place in _walk(folder))
+    """Return all images under ``folder``, at any depth, sorted; hidden files and folders are left out.
+
+    Links to folders are followed, but every folder is walked once, under its own name where it has one in ``folder``.
+    """
+    return sorted(path for _, path in walk_images(folder))
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(place, name) for name in files if is_image_file(Path(name)))
+def walk_images(folder: Path) -> Iterator[tuple[Identity, Path]]:
+    """Yield each image under ``folder`` with the identity of the folder it is in; see `list_images`."""
+    walked: set[Identity] = set()
+    starts = [os.fspath(folder)]
+    while starts:
+        links: list[str] = []
+        for place, folders, files in (found for start in sorted(starts) for found in os.walk(start, onerror=_refuse)):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            status = os.stat(place)
+            identity = (status.st_dev, status.st_ino)
+            if identity in walked:
+                folders.clear()
+                continue
+            walked.add(identity)
+            links += [path for name in folders if os.path.islink(path := os.path.join(place, name))]
+            yield from ((identity, Path(place, name)) for name in files if is_image_file(Path(name)))
+        starts = links
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"The folder {error.filename} cannot be read: {error.strerror}. Mend or remove it.") from error
 
 
 def read_image(path: str | os.PathLike[str], channels: int = 3, value_range: ValueRange | None = None) -> Tensor:
@@ -62,8 +81,9 @@ def read_image(path: str | os.PathLike[str], channels: int = 3, value_range: Val
 
     Raises:
         DataError: the file is missing, no readable image, or one whose values have no known range.
+        ConfigurationError: the path is empty.
     """
-    place = expand_path(path)
+    place = given_path(path, "path")
     try:
         return _decode(place, channels, value_range)
     except FileNotFoundError as error:

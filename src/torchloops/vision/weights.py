@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloops.errors import ConfigurationError, require
-from torchloops.vision.reading import expand_path
+from torchloops.files import given_path
 
 __all__ = ["load_weights"]
 
@@ -37,7 +37,7 @@ def load_weights(
         ConfigurationError: no such file, an unreadable or unsafe one, or weights of another network.
         MissingDependencyError: safetensors is not installed.
     """
-    place = expand_path(path)
+    place = given_path(path, "weights")
     state = _strip(_tensors(_read(place, name), place))
     state = {key: value for key, value in state.items() if not key.startswith(tuple(ignore))}
     _check_shapes(module, state, place, name)

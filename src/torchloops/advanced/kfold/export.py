@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torchloops.advanced.kfold.records import FoldResult, folds_table, oof_table, summary_table
 from torchloops.advanced.kfold.splits import Splits
 from torchloops.errors import ConfigurationError, DataError, differences
-from torchloops.files import write_whole
+from torchloops.files import given_path, write_whole
 
 if TYPE_CHECKING:
     from torchloops.advanced.kfold.loop import KFoldLoop
@@ -28,7 +28,7 @@ def find_folder(export_path: str | Path | None, run: Any) -> KFoldFolder | None:
     """The folder of results; the folds' runs write below it too."""
     if export_path is None:
         return None
-    path = Path(export_path).expanduser()
+    path = given_path(export_path, "export_path")
     if run.name:
         return KFoldFolder(run.dir / path.name)
     run.dir = path
