@@ -15,37 +15,26 @@ CONTENT = bytes(range(256)) * 4000
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves ``files``; the first ``breaks`` answers stop in the middle; notes every request."""
+    """Serves ``files``; the first ``breaks`` answers stop in the middle; counts requests."""
 
     files: dict
     breaks: int
     requests: list
-    ranges: bool
 
     def do_GET(self):
-        self.requests.append(self.headers.get("Range"))
+        self.requests.append(self.path)
         content = self.files.get(self.path)
         if content is None:
             self.send_error(404, "Not here")
             return
-        start = 0
-        if self.ranges and self.headers.get("Range") and self.headers.get("If-Range") == self.etag(content):
-            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", self.etag(content))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        rest = content[start:]
         if type(self).breaks:
             type(self).breaks -= 1
-            rest = rest[: len(rest) // 2]
+            content = content[: len(content) // 2]
             self.close_connection = True
-        self.wfile.write(rest)
-
-    def etag(self, content):
-        return f'"{hashlib.md5(content).hexdigest()}"'
+        self.wfile.write(content)
 
     def log_message(self, *arguments):
         pass
@@ -54,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr("torchloops.vision.download._PAUSE", 0)
-    handler = type("Served", (Handler,), {"files": {}, "breaks": 0, "requests": [], "ranges": True})
+    handler = type("Served", (Handler,), {"files": {}, "breaks": 0, "requests": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -97,13 +86,10 @@ def test_a_wrong_checksum_leaves_nothing_and_keeps_the_old_file(server, tmp_path
     assert (tmp_path / "a.bin").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_connection_is_taken_up(server, tmp_path, ranges):
-    server.breaks, server.ranges = 2, ranges
+def test_a_broken_connection_is_tried_again(server, tmp_path):
+    server.breaks = 2
     assert download_data(serve(server, "a.bin"), tmp_path).read_bytes() == CONTENT
-    half = len(CONTENT) // 2
-    expected = [None, f"bytes={half}-", f"bytes={half + half // 2 if ranges else half}-"]
-    assert server.requests == expected
+    assert len(server.requests) == 3
 
 
 def test_a_connection_that_stays_broken_is_reported(server, tmp_path):
@@ -216,6 +202,8 @@ HOSTILE = {
     "loop.tar": tarred("good.txt", special("a", tarfile.SYMTYPE, "b"), special("b", tarfile.SYMTYPE, "a")),
     "hardlink.tar": tarred("good.txt", special("evil", tarfile.LNKTYPE, "../secret.txt")),
     "absolute_hardlink.tar": tarred("good.txt", special("evil", tarfile.LNKTYPE, "/etc/passwd")),
+    "good_hardlink.tar": tarred("good.txt", special("copy", tarfile.LNKTYPE, "good.txt")),
+    "sparse.tar": tarred("good.txt", special("evil", tarfile.GNUTYPE_SPARSE)),
     "device.tar": tarred("good.txt", special("evil", tarfile.CHRTYPE)),
     "pipe.tar": tarred("good.txt", special("evil", tarfile.FIFOTYPE)),
     "cut.tar.gz": tarred("good.txt", mode="w:gz")[:-20],
@@ -233,16 +221,6 @@ def test_hostile_and_broken_archives_write_nothing(tmp_path, name):
         download_data((tmp_path / name).as_uri(), target)
     assert os.listdir(target) == [name]
     assert sorted(os.listdir(tmp_path)) == sorted([name, "data", "secret.txt"])
-
-
-def test_links_inside_an_archive_become_copies(tmp_path):
-    links = special("set/hard", tarfile.LNKTYPE, "set/1.jpg"), special("set/soft", tarfile.SYMTYPE, "1.jpg")
-    (tmp_path / "a.tar").write_bytes(tarred("set/1.jpg", *links))
-    download_data((tmp_path / "a.tar").as_uri(), tmp_path / "data")
-    for name in ("hard", "soft"):
-        copy = tmp_path / "data" / "set" / name
-        assert not copy.is_symlink()
-        assert copy.read_bytes() == b"content"
 
 
 def test_nothing_is_unpacked_through_a_link_that_is_there(tmp_path):

@@ -1,19 +1,20 @@
-"""Fetch a file, check it, and unpack it without letting anything leave the target folder."""
+"""Fetch a file, check it, and unpack it: in bounded time and memory, and whole or not at all."""
 
 import hashlib
 import os
-import tempfile
+import re
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO
+from threading import Thread
+from typing import Any, BinaryIO, NamedTuple
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.files import given_path
@@ -21,9 +22,11 @@ from torchloops.vision.unpacking import is_archive, unpack
 
 __all__ = ["download_data"]
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 _SCHEMES = ("http", "https", "file")
 _PAUSE = 0.5
+_LONGEST_NAME = 255
+_SHOWN = 200
 
 
 def download_data(
@@ -34,17 +37,17 @@ def download_data(
     md5: str | None = None,
     extract: bool = True,
     timeout: float = 30.0,
+    max_seconds: float = 3600.0,
     retries: int = 2,
     max_bytes: int = 20 * 2**30,
     progress: bool = True,
 ) -> Path:
     """Download ``url`` into the folder ``path`` and unpack it there if it is an archive.
 
-    The file is written under a temporary name and renamed when it is complete and its checksum is right. A
-    connection that breaks is taken up where it broke, where the server allows that. A file that is there
-    already (with a checksum: the right one) is not fetched again. Unpacking refuses archives with members
-    outside of the target, links that lead out of it, and devices; it unpacks into a temporary folder first,
-    so an archive that is refused leaves nothing behind.
+    The file is written under a temporary name and renamed when it is complete and its checksum is right. A file that
+    is there already (with a checksum: the right one) is not fetched again. Redirects are followed, to other servers
+    too, but not from https to http. Unpacking refuses archives with members outside of the target, links and devices;
+    it unpacks into a temporary folder first, so an archive that is refused leaves nothing behind.
 
     Args:
         url: http, https or file.
@@ -53,7 +56,8 @@ def download_data(
         md5: likewise.
         extract: unpack .zip, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz.
         timeout: seconds without an answer or data until an attempt is given up.
-        retries: further attempts after a broken connection.
+        max_seconds: for the whole download, all attempts together.
+        retries: further attempts after a broken connection, each from the start.
         max_bytes: largest size of the file, and of everything unpacked from it.
         progress: show a bar.
 
@@ -61,145 +65,172 @@ def download_data(
         The downloaded file.
 
     Raises:
-        DataError: the download failed, is too large, has another checksum, or holds an unsafe archive.
-        ConfigurationError: a URL that is not http, https or file.
+        DataError: the download failed, is too large or too slow, has another checksum, is an unsafe archive, or cannot
+            be written.
+        ConfigurationError: a URL that is not http, https or file, or names no file; an empty path.
     """
-    name = _file_name(url)
-    target = given_path(path, "path") / name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = given_path(path, "path") / _file_name(url)
     checksums = {kind: value.lower() for kind, value in (("sha256", sha256), ("md5", md5)) if value is not None}
-    if not (target.is_file() and _matches(target, checksums)):
-        _fetch(url, target, checksums, progress, timeout=timeout, retries=retries, max_bytes=max_bytes)
+    part = target.with_name(f".download.{uuid.uuid4().hex}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not (target.is_file() and all(_digest(target, kind) == value for kind, value in checksums.items())):
+            with part.open("xb") as file:
+                transfer = _Transfer(url, file, timeout, max_bytes, progress)
+                _within(max_seconds, url, lambda: transfer.run(1 + retries))
+                os.fsync(file.fileno())
+            _check(part, url, checksums)
+            part.replace(target)
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error.strerror or error}. Give another path.") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
     if extract and is_archive(target):
         unpack(target, target.parent, max_bytes=max_bytes)
     return target
 
 
-@dataclass
-class _Transfer:
-    """One file on its way: from ``url`` to ``file``, over as many connections as ``retries`` allows."""
+class _Transfer(NamedTuple):
+    """One file on its way, from ``url`` to ``file``."""
 
     url: str
     file: BinaryIO
-    report: Callable[[int, int | None], None]
     timeout: float
-    retries: int
     max_bytes: int
-    etag: str | None = None
+    progress: bool
 
-    def run(self) -> None:
-        for attempt in range(self.retries + 1):
+    def run(self, attempts: int) -> None:
+        for attempt in range(1, attempts + 1):
             try:
                 return self._attempt()
-            except urllib.error.HTTPError as error:
-                error.close()
-                if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and attempt < self.retries:
-                    self._start_over()
-                elif error.code < 500 or attempt == self.retries:
-                    raise DataError(
-                        f"{self.url} could not be downloaded: HTTP {error.code} {error.reason}. Check the URL."
-                    ) from error
-            except (OSError, HTTPException) as error:
-                if attempt == self.retries:
-                    reason = getattr(error, "reason", None) or error
-                    raise DataError(
-                        f"{self.url} could not be downloaded: {reason} ({attempt + 1} attempts). Check the "
-                        "network, "
-                        "or fetch the file by other means and put it into the folder: it is then not "
-                        "downloaded."
-                    ) from error
+            except DataError:
+                raise
+            except (OSError, HTTPException, ValueError) as error:
+                if attempt == attempts or (isinstance(error, HTTPError) and error.code < 500):
+                    raise DataError(_failed(self.url, error, attempt)) from error
             time.sleep(_PAUSE)
         return None
 
     def _attempt(self) -> None:
-        done = self.file.tell()
-        request = urllib.request.Request(self.url, headers={"User-Agent": "torchloops"})
-        if done and self.etag is not None:  # without it nobody can tell whether the file is still the same
-            request.add_header("Range", f"bytes={done}-")
-            request.add_header("If-Range", self.etag)
-        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-            if done and not answer.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-                self._start_over()
-            etag = answer.headers.get("ETag", "")
-            self.etag = etag if etag.startswith('"') else None
-            length = answer.headers.get("Content-Length")
-            self._copy(answer, None if length is None else self.file.tell() + int(length))
-
-    def _start_over(self) -> None:
-        self.file.seek(0)
+        done = self.file.seek(0)
         self.file.truncate()
+        request = Request(self.url, headers={"User-Agent": "torchloops"})
+        with build_opener(_Redirects).open(request, timeout=self.timeout) as answer:
+            if answer.status not in (None, HTTPStatus.OK):  # None: of a file
+                raise DataError(f"{self.url} was answered with HTTP {answer.status}, not with a file. Check the URL.")
+            total = self._length(answer.headers)
+            with _with_bar(answer, total, self.progress) as reader:
+                while chunk := reader.read(_CHUNK):
+                    done += len(chunk)
+                    self._write(chunk, done)
+        if total is not None and done < total:
+            raise ConnectionError(f"the connection broke after {done:,} of {total:,} bytes")
 
-    def _copy(self, answer: Any, total: int | None) -> None:
-        if total is not None and total > self.max_bytes:
-            raise DataError(f"{self.url} has {total:,} bytes, more than max_bytes={self.max_bytes:,}. Raise max_bytes.")
-        while chunk := answer.read(_CHUNK):
+    def _length(self, headers: Any) -> int | None:
+        lengths = set(headers.get_all("Content-Length", ()))
+        if not lengths or headers.get("Transfer-Encoding", "").lower() == "chunked":
+            return None
+        length = lengths.pop()
+        if lengths or not re.fullmatch("[0-9]{1,20}", length):
+            raise DataError(f"{self.url} is announced with a length of {length[:_SHOWN]!r} bytes. Try another server.")
+        if int(length) > self.max_bytes:
+            raise DataError(f"{self.url} has {length} bytes, more than max_bytes={self.max_bytes:,}. Raise max_bytes.")
+        return int(length)
+
+    def _write(self, chunk: bytes, done: int) -> None:
+        if done > self.max_bytes:
+            raise DataError(f"{self.url} has more than max_bytes={self.max_bytes:,} bytes. Raise max_bytes.")
+        try:
             self.file.write(chunk)
-            if self.file.tell() > self.max_bytes:
-                raise DataError(f"{self.url} has more than max_bytes={self.max_bytes:,} bytes. Raise max_bytes.")
-            self.report(self.file.tell(), total)
-        if total is not None and self.file.tell() < total:
-            raise ConnectionError(f"the connection broke after {self.file.tell():,} of {total:,} bytes")
+        except OSError as error:
+            raise DataError(f"{self.url} cannot be kept: {error.strerror or error}. Free some space.") from error
+
+
+def _with_bar(answer: Any, total: int | None, progress: bool) -> Any:
+    from rich.console import Console
+    from rich.progress import wrap_file
+
+    console = Console(stderr=True)
+    hidden = not (progress and console.is_terminal)
+    return wrap_file(answer, total or 0, console=console, disable=hidden, description="Downloading")
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Redirects lead to https, or from http to http; the library ends loops."""
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError:  # the library leaves the answer open
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if urlsplit(newurl).scheme not in {"https", req.type}:
+            raise DataError(f"{req.full_url} leads to {newurl[:_SHOWN]!r}, which is not followed. Check the URL.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _failed(url: str, error: Exception, attempts: int) -> str:
+    if isinstance(error, HTTPError):
+        error.close()
+        return f"{url} could not be downloaded: HTTP {error.code} {error.reason[:_SHOWN]}. Check the URL."
+    reason = str(getattr(error, "reason", None) or error or type(error).__name__)[:_SHOWN]
+    return (
+        f"{url} could not be downloaded: {reason} ({attempts} attempts). Check the network, or fetch the file by other "
+        "means and put it into the folder: it is then not downloaded."
+    )
+
+
+def _within(seconds: float, url: str, work: Callable[[], None]) -> None:
+    """Work in a thread that is left behind when its time is over: names, headers and data can all come too slowly."""
+    errors: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = Thread(target=attempt, name="download", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise DataError(f"{url} took longer than max_seconds={seconds:g}. Raise max_seconds, or try another server.")
+    if errors:
+        raise errors[0]
 
 
 def _file_name(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{url!r} is no URL: {error}. Write https://...") from error
     if parts.scheme not in _SCHEMES:
         raise ConfigurationError(f"{url!r} is no http, https or file URL. Write https://...")
     name = unquote(parts.path).replace("\\", "/").rpartition("/")[2]
-    if name in ("", ".", "..") or "\0" in name:
-        raise ConfigurationError(f"{url} names no file. Give the URL of one file.")
+    if name in ("", ".", "..") or not name.isprintable():
+        raise ConfigurationError(f"{url!r} names no file. Give the URL of one file.")
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        raise ConfigurationError(
+            f"{url} names a file of more than {_LONGEST_NAME} bytes. Give a URL with a shorter name."
+        )
     return name
 
 
-def _fetch(url: str, target: Path, checksums: dict[str, str], progress: bool, **limits: Any) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file, _bar(target.name, progress) as report:
-            _Transfer(url, file, report, **limits).run()
-            file.flush()
-            os.fsync(file.fileno())
-        _check(part, url, checksums)
-        part.chmod(0o644)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _matches(path: Path, checksums: dict[str, str]) -> bool:
-    return all(_digest(path, kind) == value for kind, value in checksums.items())
-
-
-def _check(path: Path, url: str, checksums: dict[str, str]) -> None:
+def _check(part: Path, url: str, checksums: dict[str, str]) -> None:
     for kind, expected in checksums.items():
-        found = _digest(path, kind)
+        found = _digest(part, kind)
         if found != expected:
             raise DataError(
-                f"{url} has another {kind}: expected {expected}, got {found}. The file was changed or "
-                "damaged; "
-                "it was not kept. Check the source before you change the checksum."
+                f"{url} has another {kind}: expected {expected}, got {found}. The file was changed or damaged; it was "
+                "not kept. Check the source before you change the checksum."
             )
 
 
 def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()
-
-
-@contextmanager
-def _bar(name: str, progress: bool) -> Iterator[Any]:
-    """Yield ``update(done, total)`` of a progress bar; without a terminal nothing is shown."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
