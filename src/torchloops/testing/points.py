@@ -75,6 +75,8 @@ def _plain_state(case: Case) -> None:
         if state is None:
             continue
         loaded = _saved_and_loaded(state, when)
+        for key in [key for key in loaded if key.endswith("attributes")]:
+            loaded[key].pop("unsaved", None)  # what is not saved is for "resumes" to find
         other = case.make()
         case.trainer(other)
         other.load_state_dict(loaded)
