@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from torchloops import LoopModule
@@ -19,13 +19,20 @@ from torchloops.testing import TinyClassifier, random_dataset
 __all__ = [
     "AugmentedImages",
     "AveragedWeights",
+    "Counting",
     "Descent",
+    "Drawing",
     "Dropping",
+    "EpochFromScratch",
+    "Gathering",
     "Halves",
     "Logging",
+    "Mixing",
+    "Noisy",
     "Normalized",
     "Recurrent",
     "Scheduled",
+    "SeedStudy",
     "Sequences",
     "Stepping",
     "loader",
@@ -237,3 +244,115 @@ class AveragedWeights(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.mean, self.count = dict(state_dict["mean"]), state_dict["count"]
+
+
+# what sets the course of a run beside weights and counters
+
+
+class Noisy(Dataset):
+    """Draws from a generator of its own, and counts what it gave."""
+
+    def __init__(self, n_samples: int) -> None:
+        self.inputs, self.targets = random_dataset(n_samples).tensors
+        self.rng, self.given = np.random.default_rng(0), 0
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Any:
+        self.given += 1
+        return self.inputs[index] * (1 + 0.001 * self.given) + 0.1 * float(self.rng.normal()), self.targets[index]
+
+
+class Counting(Sampler):
+    """Shuffles by a number of epochs that it counts itself, and a list that it shuffles in place."""
+
+    def __init__(self, length: int) -> None:
+        self.epoch, self.indices = -1, list(range(length))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Any:
+        self.epoch += 1
+        random.Random(self.epoch).shuffle(self.indices)
+        random.shuffle(self.indices)
+        return iter(self.indices)
+
+
+class Mixing:
+    """A collate function with a generator of its own."""
+
+    def __init__(self) -> None:
+        self.rng = random.Random(3)
+
+    def __call__(self, samples: list[Any]) -> Any:
+        inputs, targets = torch.utils.data.default_collate(samples)
+        return inputs * self.rng.random(), targets
+
+
+class Drawing(Callback):
+    """Draws random numbers in all set-up."""
+
+    def setup(self, *args: Any, **settings: Any) -> None:
+        random.random(), torch.rand(1), np.random.rand()
+
+    on_fit_start = on_train_start = setup
+
+
+class Gathering(TinyClassifier):
+    """Keeps outputs in a list between hooks, and trains by what it has kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: list[torch.Tensor] = []
+        self.means: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.outputs.append(loss.detach())
+        self.kept = torch.stack(self.outputs).mean()
+        return loss * (1 + self.kept + sum(self.means))
+
+    def on_train_epoch_end(self) -> None:
+        self.means.append(torch.stack(self.outputs).mean().item())
+        self.outputs.clear()
+
+
+class SeedStudy(Loop):
+    """Trains several times from the same weights, by a factor drawn anew each time; its state is declared."""
+
+    saved = ("scores", "start")
+
+    def on_run_start(self) -> None:
+        self.scores, self.start = [], self.trainer.snapshot()
+
+    @property
+    def done(self) -> bool:
+        return len(self.scores) == 3
+
+    def advance(self) -> None:
+        factor = random.random()
+        with self.trainer.isolated(f"seed_{len(self.scores)}", start=self.start) as run:
+            run.once("fit", self.fit_loop.run)
+            scores = run.once("score", lambda: self.trainer.evaluate("validate"))
+        self.scores.append({"factor": factor + random.random(), **scores})
+
+
+class EpochFromScratch(Loop):
+    """An epoch over the Trainer's batches that knows nothing of the built-in one."""
+
+    @property
+    def done(self) -> bool:
+        return self.progress.current == self.trainer.num_training_batches
+
+    def on_run_start(self, batches: Any) -> None:
+        self.batches = iter(batches)
+
+    def advance(self) -> None:
+        trainer, module = self.trainer, self.trainer.module
+        (optimizer,) = trainer.stepping_optimizers
+        loss = module.training_step(trainer.to_device(next(self.batches)), self.progress.current)
+        optimizer.zero_grad()
+        module.manual_backward(loss)
+        optimizer.step()

@@ -14,18 +14,26 @@ import torch
 from parts import (
     AugmentedImages,
     AveragedWeights,
+    Counting,
     Descent,
+    Drawing,
     Dropping,
+    EpochFromScratch,
+    Gathering,
     Halves,
     Logging,
     Masked,
+    Mixing,
+    Noisy,
     Normalized,
     Recurrent,
     Scheduled,
+    SeedStudy,
     Sequences,
     Stepping,
     loader,
 )
+from torch.utils.data import DataLoader, Subset
 
 from torchloops import (
     ActiveLearningDataModule,
@@ -153,6 +161,37 @@ def from_scratch(folder: Path, saving: str | None) -> Study:
     return Study(trainer, Dropping(), loader(AugmentedImages(40), 8, shuffle=True))
 
 
+def epoch_from_scratch(folder: Path, saving: str | None) -> Study:
+    """An epoch loop that knows nothing of the built-in one, on data that have generators of their own."""
+    trainer = new_trainer(folder, saving)
+    trainer.fit_loop.epoch_loop = EpochFromScratch()
+    return Study(trainer, Dropping(), loader(Noisy(40), 8, shuffle=True))
+
+
+def own_positions(folder: Path, saving: str | None) -> Study:
+    """A sampler that counts and shuffles in place, generators in data and collate function, draws in all set-up."""
+    train = DataLoader(Subset(Subset(Noisy(48), range(44)), range(40)), 8, sampler=Counting(40), collate_fn=Mixing())
+    return Study(new_trainer(folder, saving, callbacks=Drawing()), Dropping(), train, random_loader(16, 8, seed=1))
+
+
+def gathering(folder: Path, saving: str | None) -> Study:
+    """A module that keeps lists between its hooks."""
+    study = Study(new_trainer(folder, saving), module := Gathering(), loader(AugmentedImages(40), 8, shuffle=True))
+    study.tables = lambda: {"means": module.means, "kept": module.kept, "left": module.outputs}
+    return study
+
+
+def declared(folder: Path, saving: str | None) -> Study:
+    """An outer loop of the user's that says in one line what its state is."""
+    trainer = new_trainer(folder, saving, max_epochs=2)
+    loop = SeedStudy()
+    loop.connect(fit_loop=trainer.fit_loop)
+    trainer.fit_loop = loop
+    study = Study(trainer, Dropping(), loader(AugmentedImages(40), 8, shuffle=True), random_loader(16, 8, seed=1))
+    study.tables = lambda: {"scores": loop.scores}
+    return study
+
+
 def yielding(folder: Path, saving: str | None) -> Study:
     """An optimizer steps at every yield."""
     trainer = new_trainer(folder, saving, log_every_n_steps=2)
@@ -255,6 +294,10 @@ SCENARIOS: dict[str, Builder] = {
     "LBFGS": lbfgs,
     "finetuning": finetuned,
     "from scratch": from_scratch,
+    "an epoch from scratch": epoch_from_scratch,
+    "positions of the data's own": own_positions,
+    "lists between hooks": gathering,
+    "a loop of the user's": declared,
     "yielding": yielding,
     "guided": guided,
     "guided by reweighting": partial(guided, scale="reweight"),
