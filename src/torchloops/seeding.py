@@ -79,8 +79,8 @@ def undisturbed_import(name: str) -> Any:
 
     A resumed run imports it again, and would go on with other random numbers than the run that was cut.
     """
-    if name in sys.modules:
-        return sys.modules[name]
+    if (module := sys.modules.get(name)) is not None:  # None: its import is forbidden
+        return module
     with isolated_generators():
         return importlib.import_module(name)
 
