@@ -12,7 +12,20 @@ import torchloops
 
 PACKAGE = Path(torchloops.__file__).parent
 
-BASE = {"data", "errors", "files", "folders", "hooks", "hparams", "module", "paths", "seeding", "signals", "values"}
+BASE = {
+    "data",
+    "errors",
+    "files",
+    "folders",
+    "hooks",
+    "hparams",
+    "module",
+    "orphans",
+    "paths",
+    "seeding",
+    "signals",
+    "values",
+}
 ENGINE_ROOM = BASE | {"loops", "trainer", "callbacks", "loggers"}
 LIBRARY = ENGINE_ROOM | {"advanced", "vision"}
 
@@ -35,6 +48,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "folders": {"errors"},
     "paths": set(),
+    "orphans": set(),
     "signals": set(),
     "seeding": BASE,
     "values": {"errors", "seeding"},

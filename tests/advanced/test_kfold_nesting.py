@@ -1,5 +1,6 @@
 """KFoldLoop in KFoldLoop, over active learning, over Lightning's classes: what each level may see."""
 
+import os
 import signal
 import threading
 import warnings
@@ -11,6 +12,7 @@ from advanced.kfold_parts import Classifier, Data, Recorded, cross_validate, sam
 from torch import nn
 from torch.utils.data import TensorDataset
 
+import torchloops
 from torchloops import ActiveLearningDataModule, ActiveLearningLoop, Callback, KFoldDataModule, KFoldLoop, Trainer
 
 
@@ -281,7 +283,8 @@ def test_folds_on_a_local_ray_equal_those_one_after_the_other(tmp_path, sequenti
         import ray
         from ray.util.joblib import register_ray
 
-        path = {"PYTHONPATH": str(Path(__file__).parents[1])}  # where the workers find the classes of this test
+        found = (Path(__file__).parents[1], Path(torchloops.__file__).parents[1])  # the classes of this test, and ours
+        path = {"PYTHONPATH": os.pathsep.join(map(str, found))}
         handler = signal.getsignal(signal.SIGTERM)  # ray.init sets one of its own for good
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": path})
         register_ray()

@@ -304,6 +304,7 @@ SCENARIOS: dict[str, Builder] = {
     "guided every 3 steps": partial(guided, every_n_steps=3, guide_batches=2),
     "folds": folds,
     "folds, best by an inner split": partial(folds, checkpoint="best", inner_split=0.25, test_each_fold=True),
+    "folds in 2 processes": partial(folds, n_jobs=2, threads=1),
     "folds, refitted": partial(folds, refit=True, new_weights=True),
     "rounds": rounds,
     "rounds, going on with the weights": partial(rounds, should_reset_weights=False),

@@ -82,6 +82,7 @@ class Keeper:
         enabled: False: write nothing and leave signals alone.
 
     Attributes:
+        folder: where a fit keeps its checkpoints that is a part of another process's run; None: the run's folder.
         path: the file of the current or last fit; None before the first.
         saves: how many files were written in it.
         seconds: time that they took.
@@ -91,6 +92,7 @@ class Keeper:
         self.trainer = trainer
         self.interval = interval
         self.enabled = enabled
+        self.folder: Path | None = None
         self.path: Path | None = None
         self._begin()
 

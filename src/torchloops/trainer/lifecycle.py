@@ -156,7 +156,7 @@ class Lifecycle(Runs):
             folder = find_directory(self.default_root_dir, make=writes)
         folder = self.engine.broadcast(folder)
         if writes:
-            self._work_alone_in(folder)
+            self._work_alone_in(self.keeper.folder or folder)
         return folder
 
     def _work_alone_in(self, folder: Path) -> None:
@@ -192,9 +192,10 @@ class Lifecycle(Runs):
         self.attribute_changes = AttributeChanges(self.module)
         self.watch_loops()
         self.go_on()
-        last = self.run.dir / "checkpoints" / "last.ckpt"
+        kept = self.keeper.folder or self.run.dir
+        last = kept / "checkpoints" / "last.ckpt"
         own = {file.resolve() for file in (last, previous_path(last))}
-        with self.keeper.keeping(self.run.dir, resumed=path is not None and path.resolve() in own):
+        with self.keeper.keeping(kept, resumed=path is not None and path.resolve() in own):
             try:
                 self.fit_loop.run()
             except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from torchloops.advanced.kfold.preparing import check_test_data, find_data, find
 from torchloops.advanced.kfold.records import FoldResult, folds_table, inner_tables, oof_table, summary_table
 from torchloops.advanced.kfold.splits import Splits
 from torchloops.advanced.kfold.state import KFoldState
+from torchloops.advanced.kfold.worker import remove_jobs, take_over_jobs
 from torchloops.advanced.outer import OuterLoop
 from torchloops.data.fingerprint import check_same, describe
 from torchloops.data.label_values import as_array
@@ -296,6 +297,7 @@ class KFoldLoop(OuterLoop):
         """Take in folds that run elsewhere, in the order in which they end, until this one is there."""
         while fold not in self._state.arrived:
             with self.trainer.indivisible():  # which saves those that are there, and lets a signal interrupt at once
+                remove_jobs(self.trainer.run_dir, self._state.arrived)
                 result = next(self._elsewhere, None) if self._elsewhere is not None else None
             if result is None:
                 raise ConfigurationError("joblib returned fewer folds than were sent to it.")
@@ -316,6 +318,9 @@ class KFoldLoop(OuterLoop):
             run_final(trainer, self.fit_loop, self._data, self._fold_plan)
             state.is_refitted = True
         self._write()
+        if self._elsewhere is not None:
+            trainer.safe_point(save=True)
+            remove_jobs(trainer.run_dir, state.results)
 
     def teardown(self) -> None:
         elsewhere, self._elsewhere = self._elsewhere, None
@@ -346,6 +351,7 @@ class KFoldLoop(OuterLoop):
     def _send_elsewhere(self) -> None:
         """Have folds run in other processes, where several are to run at once."""
         state = self._state
+        take_over_jobs(self.trainer.run_dir, resumed=self.restarting)
         known = {*state.results, *state.arrived, state.unfinished}
         left = [fold for fold in self._to_run if fold not in known]
         jobs = min(number_of_jobs(self.n_jobs), len(left))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
-from torchloops.advanced.kfold.fold_run import FoldPlan, run_fold
+from torchloops.advanced.kfold.fold_run import FoldPlan
 from torchloops.advanced.kfold.records import FoldResult
-from torchloops.data.proxy import DataModuleProxy
+from torchloops.advanced.kfold.worker import run_elsewhere
 from torchloops.errors import ConfigurationError
 from torchloops.loops.loop import Loop
 from torchloops.module import attach_module, release_module
+from torchloops.orphans import Sender
 
-__all__ = ["SingleFold", "number_of_jobs", "run_in_parallel"]
+__all__ = ["number_of_jobs", "run_in_parallel"]
 
 _EVALUATION_LOOPS = ("validate_loop", "test_loop")
 
@@ -42,27 +43,6 @@ def number_of_jobs(n_jobs: int | None) -> int:
             "folds in threads share one module and torch's random generators. Use parallel_config(backend='loky')."
         )
     return int(effective_n_jobs(n_jobs))
-
-
-class SingleFold(Loop):
-    """Runs one fold in a process of its own; ``result`` is what it leaves behind."""
-
-    def __init__(self, fit_loop: Loop, data: Any, plan: FoldPlan, fold: int, repeat: int) -> None:
-        super().__init__()
-        self.fit_loop = fit_loop
-        self.data = data
-        self.plan = plan
-        self.fold = fold
-        self.repeat = repeat
-        self.result: FoldResult | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.result is not None
-
-    def advance(self) -> None:
-        self.data.trainer = self.trainer
-        self.result = run_fold(self.trainer, self.fit_loop, self.data, self.plan, self.fold, self.repeat)
 
 
 def run_in_parallel(
@@ -92,21 +72,15 @@ def run_in_parallel(
 
     plan.start.restore(trainer.module)  # attributes are not pickled with the start: the module is to hold its own
     payload = _pack(trainer, fit_loop, data, plan)
-    streams = getattr(get_active_backend()[0], "supports_return_generator", False)
+    backend = get_active_backend()[0]
+    sender = Sender(os.getpid(), platform.node(), are_children=type(backend).__name__ == "LokyBackend")
+    streams = getattr(backend, "supports_return_generator", False)
     parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered" if streams else "list")
     outputs = parallel(
-        delayed(_run_elsewhere)(payload, fold, repeat, _device(trainer, position))
-        for position, (fold, repeat) in enumerate(folds)
+        delayed(run_elsewhere)(payload, sender, fold, repeat, position) for position, (fold, repeat) in enumerate(folds)
     )
     for output in outputs:
         yield FoldResult.from_state_dict(pickle.loads(output))
-
-
-def _device(trainer: Any, position: int) -> dict[str, Any]:
-    """Arguments of the fold's Trainer: the GPUs are dealt out in turn."""
-    if trainer.engine.device.type != "cuda":
-        return {}
-    return {"accelerator": "cuda", "devices": [position % torch.cuda.device_count()]}
 
 
 def _pack(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan) -> bytes:
@@ -116,7 +90,8 @@ def _pack(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan) -> bytes:
     callbacks = [callback for callback in trainer.fresh_callbacks() if not isinstance(callback, RichProgressBar)]
     parts = {
         "arguments": {**trainer.arguments, "callbacks": callbacks, "enable_progress_bar": False,
-                      "default_root_dir": trainer.run_dir},
+                      "default_root_dir": trainer.run_dir.absolute()},
+        "is_on_gpu": trainer.engine.device.type == "cuda",
         "limits": copy.copy(trainer.state.limits),
         "module": trainer.module, "fit_loop": fit_loop, "data": data, "plan": plan,
         "loops": {name: getattr(trainer, name) for name in _EVALUATION_LOOPS},
@@ -179,27 +154,3 @@ def _trainer_holders(data: Any) -> list[Any]:
         inner = vars(data).get("datamodule")
         data = inner if inner is not None else vars(data).get("labelled")
     return found
-
-
-def _run_elsewhere(payload: bytes, fold: int, repeat: int, device: dict[str, Any]) -> bytes:
-    """Run a fold in this process, on a Trainer like the one that sent it."""
-    from torchloops.trainer import Trainer
-
-    parts = pickle.loads(payload)
-    loop = SingleFold(parts["fit_loop"], parts["data"], parts["plan"], fold, repeat)
-    trainer = Trainer(**{**parts["arguments"], **device})
-    trainer.state.limits = parts["limits"]
-    trainer.keeper.enabled = False  # the process that sent the fold keeps the run
-    trainer.fit_loop = loop
-    for name, evaluation in parts["loops"].items():
-        setattr(trainer, name, evaluation)
-    parts["plan"].start.complete(parts["module"])
-    data = parts["data"]
-    if isinstance(data, DataModuleProxy):
-        data.is_prepared = True
-    else:  # folds that a user's data module makes itself
-        data = DataModuleProxy(data.datamodule, is_prepared=True)
-    trainer.fit(parts["module"], datamodule=data)
-    result = loop.result
-    assert result is not None
-    return pickle.dumps(result.state_dict())
