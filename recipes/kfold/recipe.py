@@ -35,8 +35,8 @@ def main(
     weights: str | None = None,
     pixel_mean: float | None = None,
     pixel_std: float | None = None,
-    num_folds: int = 5,
-    splitter: str = "stratified",
+    num_folds: int | None = None,
+    splitter: str | None = None,
     splits: str | None = None,
     folds: list[int] | None = None,
     ensemble: Literal["soft", "hard", "weights"] = "soft",
@@ -60,9 +60,9 @@ def main(
         weights: of the backbone: DEFAULT or a file. A backbone with weights is frozen.
         pixel_mean: what photographs are normalised with, for a backbone that was not trained with ImageNet's.
         pixel_std: likewise.
-        num_folds: parts that the training images are cut into.
-        splitter: how they are cut: stratified, kfold, repeated_stratified ...
-        splits: a splits.json of an earlier run, to use its folds, or one that was edited.
+        num_folds: parts that the training images are cut into; default 5, or as splits says.
+        splitter: how they are cut: stratified, kfold, repeated_stratified ...; default stratified, or as splits says.
+        splits: a splits.json of an earlier run, to use its folds as they are, or one that was edited.
         folds: train only these, counted from 0; others can be added when the run is resumed. Default: all.
         ensemble: mean of the folds' probabilities (soft), their votes (hard), or the mean of their weights.
         n_jobs: folds at once, each in a process of its own.
@@ -76,6 +76,7 @@ def main(
         checkpoint_every: "30 seconds", "100 steps", "1 epoch"; default: about once a minute, and after every epoch.
     """
     from torchloops import KFoldDataModule, KFoldLoop, Trainer, seed_everything
+    from torchloops.advanced.kfold import Splits
     from torchloops.report import StudyProgress
     from torchloops.shipped import load_dataset
 
@@ -87,9 +88,9 @@ def main(
     seed_everything(seed)
     model = build_model(data, backbone or BACKBONES[dataset], weights, lr, weight_decay)
     loop = KFoldLoop(
-        num_folds=None if splits else num_folds,
+        num_folds=num_folds,
         export_path=run.path,
-        splitter=None if splits else splitter,
+        splitter=splitter or (None if splits else "stratified"),
         folds=folds,
         seed=seed,
         test_each_fold=True,
@@ -100,7 +101,8 @@ def main(
     if ckpt_path is None:
         for result in run.path.glob("fold_*/result.ckpt"):  # of a run that was cut before its first checkpoint
             result.unlink()
-    with StudyProgress(run, total=len(folds or range(num_folds)), unit="fold") as progress:
+    count = len(Splits.read(run.file("splits.json"))) if splits else num_folds or 5
+    with StudyProgress(run, total=len(folds or range(count)), unit="fold") as progress:
         trainer = Trainer(
             accelerator=accelerator,
             devices=int(devices) if devices.isdigit() else devices,

@@ -1,6 +1,7 @@
 """KFoldLoop: data of every kind, what it writes and takes up again, which weights it scores, what it refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -439,6 +440,43 @@ def test_the_folder_of_another_run_is_refused(tmp_path, settings, data, seed, wo
     loop = KFoldLoop(**{"num_folds": 3, "folds": [1], **settings}, export_path=out)
     with pytest.raises(ConfigurationError, match=words):
         cross_validate(tmp_path, data=data, module=module, loop=loop)
+
+
+@pytest.mark.parametrize("made", [{"splitter": "kfold"}, {"seed": 3}, {"splitter": "repeated", "num_repeats": 2}])
+def test_splits_that_are_there_are_taken_as_they_are(tmp_path, made):
+    first, _, _ = cross_validate(tmp_path, loop=KFoldLoop(4, tmp_path / "first", **made), max_epochs=1)
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(tmp_path / "first" / "splits.json", out)
+    again, _, _ = cross_validate(tmp_path, loop=KFoldLoop(export_path=out), max_epochs=1)
+    assert again.splits == first.splits
+    assert again.folds["repeat"].tolist() == first.folds["repeat"].tolist()
+    assert (out / "splits.json").read_text() == (tmp_path / "first" / "splits.json").read_text()
+    (out / "fold_0" / "result.ckpt").unlink()
+    with pytest.raises(ConfigurationError, match=r"num_folds [48] \(now \d+\).*leave out splitter"):
+        cross_validate(tmp_path, loop=KFoldLoop(3, out, splitter=made.get("splitter")), max_epochs=1)
+
+
+@pytest.mark.parametrize(("stray", "named"), [("fold_9", "fold_9"), ("fold_01", "fold_01"), ("fold_new", "fold_new")])
+def test_a_folder_that_is_no_fold_of_the_run_is_named_and_refused(tmp_path, stray, named):
+    out = tmp_path / "out"
+    cross_validate(tmp_path, loop=KFoldLoop(3, out, folds=[0, 1]), max_epochs=1)
+    shutil.copytree(out / "fold_1", out / stray)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigurationError, match=f"holds {named}, and this run has the folds 0 to 2"):
+        cross_validate(tmp_path, loop=KFoldLoop(3, out, folds=[2]), max_epochs=1)
+    assert {path: path.read_bytes() for path in before} == before
+    shutil.rmtree(out / stray)
+    loop, _, _ = cross_validate(tmp_path, loop=KFoldLoop(3, out, folds=[2]), max_epochs=1)
+    assert len(loop.oof) == 60
+
+
+def test_a_result_in_the_folder_of_another_fold_is_refused(tmp_path):
+    out = tmp_path / "out"
+    cross_validate(tmp_path, loop=KFoldLoop(3, out, folds=[0]), max_epochs=1)
+    shutil.copytree(out / "fold_0", out / "fold_1")
+    with pytest.raises(ConfigurationError, match=r"fold_1.*is the result of fold 0"):
+        cross_validate(tmp_path, loop=KFoldLoop(3, out, folds=[2]), max_epochs=1)
 
 
 def test_results_without_splits_are_refused(tmp_path):

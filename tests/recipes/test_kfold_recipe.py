@@ -8,6 +8,7 @@ import pandas
 import pytest
 from recipe_runs import COMMON_FILES, check_options, files_in, torchloops
 
+from torchloops.cli import main
 from torchloops.cli.recipes import find_recipe
 from torchloops.report import compare_with_expected
 
@@ -104,6 +105,18 @@ def test_splits_of_a_run_give_the_same_scores_again_also_in_two_processes(fast):
     assert json.loads((second / "splits.json").read_text()) == json.loads((folder / "splits.json").read_text())
     close = pandas.testing.assert_frame_equal
     close(without_seconds(second).drop(columns="threads"), without_seconds(folder).drop(columns="threads"), atol=0.01)
+
+
+def test_splits_that_another_splitter_made_are_taken_as_they_are(tmp_path, monkeypatch, capsys):
+    words = ["--max-epochs", "1", "-q", "--folds", "1"]
+    made = [*words, "--splitter", "kfold", "--num-folds", "4", "--seed", "3"]
+    torchloops("run", "kfold", *made, cwd=tmp_path)
+    file = tmp_path / "runs" / "kfold" / "001" / "splits.json"
+    torchloops("run", "kfold", *words, "--splits", str(file), cwd=tmp_path)
+    assert file.with_name("splits.json").read_text() == (tmp_path / "runs/kfold/002/splits.json").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "kfold", *words, "--splits", str(file), "--splitter", "stratified"]) == 1
+    assert "its splits.json has splitter KFold (now StratifiedKFold)" in capsys.readouterr().err
 
 
 @pytest.mark.slow

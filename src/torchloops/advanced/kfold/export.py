@@ -7,6 +7,7 @@ that a later run can add the missing ones.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["KFoldFolder", "find_folder"]
 
 _RESULT = "result.ckpt"
+_FOLD = re.compile(r"fold_(0|[1-9][0-9]*)")
 _KEY = "kfold"
 
 
@@ -63,14 +65,7 @@ class KFoldFolder:
                     "Give another export_path, or put the file back."
                 )
             return None
-        try:
-            state = json.loads(self.splits_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.splits_file} is no JSON: {error}. Correct it, or remove it.") from error
-        try:
-            return Splits.from_dict(state)
-        except DataError as error:
-            raise DataError(f"{self.splits_file}: {error}") from error
+        return Splits.read(self.splits_file)
 
     def write_splits(self, splits: Splits) -> None:
         """Write splits.json, a fold a line, so that it can be read and edited."""
@@ -82,8 +77,24 @@ class KFoldFolder:
 
     def finished_folds(self) -> list[int]:
         """Folds that have a result here, ascending."""
-        found = [path.parent.name.removeprefix("fold_") for path in self.path.glob(f"fold_*/{_RESULT}")]
-        return sorted(int(name) for name in found if name.isdigit())
+        found = [_FOLD.fullmatch(path.parent.name) for path in self.path.glob(f"fold_*/{_RESULT}")]
+        return sorted(int(match[1]) for match in found if match)
+
+    def refuse_strays(self, count: int) -> None:
+        """Refuse folders that look like folds and are none of the ``count`` that the run has.
+
+        Raises:
+            ConfigurationError: there are some; it names them.
+        """
+        own = {f"fold_{fold}" for fold in range(count)}
+        others = sorted(path for path in self.path.glob("fold_*") if path.is_dir() and path.name not in own)
+        strays = [path.name for path in others if path.name[5:].isdigit() or (path / _RESULT).is_file()]
+        if strays:
+            raise ConfigurationError(
+                f"{self.path} holds {', '.join(strays)}, and this run has the folds 0 to {count - 1}. Whose results "
+                "these are is not known, so they are not counted among its own. Move them away, or give another "
+                "export_path."
+            )
 
     def read_results(self, loop: KFoldLoop) -> dict[int, FoldResult]:
         """Results of finished folds, by fold.
@@ -98,6 +109,11 @@ class KFoldFolder:
         for fold in self.finished_folds():
             checkpoint = read_checkpoint(self.path / f"fold_{fold}" / _RESULT)
             state = checkpoint[_KEY]
+            if state["result"]["row"]["fold"] != fold:
+                raise ConfigurationError(
+                    f"{self.path / f'fold_{fold}' / _RESULT} is the result of fold {state['result']['row']['fold']}. "
+                    "Put the right file back, or remove it, and the fold is run again."
+                )
             if other := _differences(state, now):
                 raise ConfigurationError(
                     f"{self.path} belongs to another run than fold_{fold}: {'; '.join(other)}. Give "

@@ -61,7 +61,8 @@ class KFoldLoop(OuterLoop):
 
     Args:
         num_folds: folds of one repeat. Default: 5, or what the splitter object says.
-        export_path: folder for ``splits.json`` (made once; used again and may be edited), ``folds.csv``,
+        export_path: folder for ``splits.json`` (made once; used again and may be edited; without ``num_folds`` and
+            ``splitter`` one that is there is taken as it is, whatever made it), ``folds.csv``,
             ``oof_predictions.csv``, ``summary.json`` and a folder a fold. A later run with ``folds=[...]`` adds
             the folds named. Inside another loop: a folder of that name in the outer fold's. Default: nothing is
             written.
@@ -333,7 +334,10 @@ class KFoldLoop(OuterLoop):
     def _take_finished(self) -> None:
         """Take over folds that an earlier run left in the folder, and write those that are not there yet."""
         folder, state = self._folder, self._state
-        found = {} if folder is None else folder.read_results(self)
+        found = {}
+        if folder is not None:
+            folder.refuse_strays(state.count)
+            found = folder.read_results(self)
         if folder is not None and not self.restarting:
             check_free(folder.path, list(found), self._to_run, state.count)
         state.read_weights(found, folder)

@@ -81,25 +81,50 @@ def find_splits(loop: Any, data: KFoldDataModule | ProtocolData, folder: KFoldFo
         return
     if state.data.get("labels (hash)"):
         data.read_targets()  # as the run did that goes on
-    groups = data.groups
-    splitter = resolve_splitter(
-        loop.splitter, loop.num_folds, loop.num_repeats, loop.seed, lambda: data.targets, groups
-    )
     stored = folder.read_splits() if folder is not None else None
     before = state.splits
-    if stored is not None:
-        _check_same_run(stored, loop, splitter, data, folder)
-        splits = stored.check(None if type(splitter).__name__ == "PredefinedSplit" else groups)
-    else:
-        splits = before or make_splits(
-            splitter, data.n_samples, data.sample_ids, _labels(data, splitter), groups, loop.num_folds, loop.seed
-        )
+    splits = _made_splits(loop, data, before) if stored is None else _stored_splits(stored, loop, data, folder)
     if before is not None:
         _check_resumed(loop, data, splits, state)
     if stored is None and folder is not None and loop.trainer.is_global_zero:
         folder.write_splits(splits)
     data.splits = state.splits = splits
     state.count, state.data = len(splits), data.describe()
+
+
+def _made_splits(loop: Any, data: KFoldDataModule, before: Splits | None) -> Splits:
+    splitter = _splitter(loop, data)
+    return before or make_splits(
+        splitter, data.n_samples, data.sample_ids, _labels(data, splitter), data.groups, loop.num_folds, loop.seed
+    )
+
+
+def _stored_splits(stored: Splits, loop: Any, data: KFoldDataModule, folder: Any) -> Splits:
+    """The splits of the folder, which must not contradict what the loop was told."""
+    says: dict[str, tuple[Any, Any]] = {"n_samples": (stored.n_samples, data.n_samples)}
+    told = (loop.splitter, loop.num_folds, loop.num_repeats)
+    if any(value is not None for value in told):
+        splitter = _splitter(loop, data)
+        repeats = int(getattr(splitter, "n_repeats", 1))
+        says["splitter"] = stored.splitter, type(splitter).__name__
+        says["seed"] = stored.seed, loop.seed
+        says["num_repeats"] = stored.num_repeats, repeats
+        if loop.num_folds is not None:
+            says["num_folds"] = len(stored), loop.num_folds * repeats
+    other = [f"{name} {there} (now {now})" for name, (there, now) in says.items() if there != now]
+    if other:
+        raise ConfigurationError(
+            f"{folder.path} belongs to another run: its splits.json has {', '.join(other)}. Give another export_path, "
+            "or the arguments and data of that run; to take the folds of the file as they are, leave out splitter, "
+            "num_folds and num_repeats."
+        )
+    return stored.check(None if stored.splitter == "PredefinedSplit" else data.groups)
+
+
+def _splitter(loop: Any, data: KFoldDataModule) -> Any:
+    return resolve_splitter(
+        loop.splitter, loop.num_folds, loop.num_repeats, loop.seed, lambda: data.targets, data.groups
+    )
 
 
 def _have_splits_made(loop: Any, data: ProtocolData, state: KFoldState) -> None:
@@ -143,20 +168,6 @@ def _labels(data: KFoldDataModule, splitter: Any) -> np.ndarray | None:
         if stratifies(splitter):
             raise
         return None
-
-
-def _check_same_run(stored: Splits, loop: Any, splitter: Any, data: KFoldDataModule, folder: Any) -> None:
-    """Refuse splits that were made for other data or with other settings."""
-    now = {"n_samples": data.n_samples, "splitter": type(splitter).__name__, "seed": loop.seed}
-    repeats = int(getattr(splitter, "n_repeats", 1))
-    now |= {"num_repeats": repeats} | ({} if loop.num_folds is None else {"num_folds": loop.num_folds * repeats})
-    found = {**{name: getattr(stored, name) for name in now if name != "num_folds"}, "num_folds": len(stored)}
-    other = [f"{name} {found[name]} (now {value})" for name, value in now.items() if found[name] != value]
-    if other:
-        raise ConfigurationError(
-            f"{folder.path} belongs to another run: its splits.json has {', '.join(other)}. Give another export_path, "
-            "or the arguments and data of that run."
-        )
 
 
 def settings_of(trainer: Any) -> dict[str, Any]:

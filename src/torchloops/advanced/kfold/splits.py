@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,22 @@ class Splits:
             "n_samples": self.n_samples, "num_folds": len(self.folds), "num_repeats": self.num_repeats,
             "splitter": self.splitter, "seed": self.seed, "folds": folds,
         }  # fmt: skip
+
+    @classmethod
+    def read(cls, file: Path) -> Splits:
+        """The splits of a ``splits.json``.
+
+        Raises:
+            DataError: the file cannot be read, or something in it is missing or of the wrong type.
+        """
+        try:
+            state = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} is no JSON: {error}. Correct it, or remove it.") from error
+        try:
+            return cls.from_dict(state)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Splits:
