@@ -159,6 +159,13 @@ def test_an_answer_that_is_not_the_whole_file_is_refused(answers, tmp_path, stat
     refused(f"{server.url}/a.bin", tmp_path / "data", f"HTTP {status[:3]}")
 
 
+def test_a_server_that_is_busy_is_asked_again(answers, tmp_path):
+    busy = iter([b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"] * 2)
+    server = answers(lambda connection, _: connection.sendall(next(busy, OK + b"Content-Length: 4\r\n\r\nbody")))
+    assert download_data(f"{server.url}/a.bin", tmp_path).read_bytes() == b"body"
+    assert server.requests == 3
+
+
 @pytest.mark.parametrize("answer", [b"", b"hello\r\n", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/1.1 200" + b"x" * 100_000])
 def test_an_answer_that_is_no_http_is_reported(answers, tmp_path, answer):
     refused(f"{answers(answer).url}/a.bin", tmp_path / "data", "could not be downloaded")

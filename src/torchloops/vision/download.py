@@ -107,6 +107,8 @@ class _Transfer(NamedTuple):
             except DataError:
                 raise
             except (OSError, HTTPException, ValueError) as error:
+                if isinstance(error, HTTPError):
+                    error.close()
                 if attempt == attempts or (isinstance(error, HTTPError) and error.code < 500):
                     raise DataError(_failed(self.url, error, attempt)) from error
             time.sleep(_PAUSE)
@@ -176,7 +178,6 @@ class _Redirects(HTTPRedirectHandler):
 
 def _failed(url: str, error: Exception, attempts: int) -> str:
     if isinstance(error, HTTPError):
-        error.close()
         return f"{url} could not be downloaded: HTTP {error.code} {error.reason[:_SHOWN]}. Check the URL."
     reason = str(getattr(error, "reason", None) or error or type(error).__name__)[:_SHOWN]
     return (
