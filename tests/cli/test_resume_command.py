@@ -303,6 +303,74 @@ def test_a_new_option_has_its_default_and_the_change_is_warned_of(cut):
 
 
 @pytest.mark.filterwarnings("always")
+def test_a_changed_recipe_is_warned_of_also_where_it_is_quiet(cut, capsys):
+    change_recipe(cut, "seed: int = 0,", "seed: int = 0,\n    more: int = 1,")
+    capsys.readouterr()
+    assert main(["resume", RUN, "-q"]) == 0
+    assert "Warning: The recipe has changed since this run began" in capsys.readouterr().out
+
+
+WITH_A_KEYWORD = """
+from pathlib import Path
+
+EXTENDABLE = ("lambda_",)
+
+def main(run, *, lambda_: float = 0.5, seed: int = 0):
+    run.write_json("options.json", {"lambda_": lambda_})
+    if Path("cut").is_file():
+        raise KeyboardInterrupt
+"""
+
+
+def test_an_option_that_is_named_like_a_keyword(workplace, capsys):
+    (workplace / "mine" / "recipe.py").write_text(WITH_A_KEYWORD)
+    (workplace / "mine" / "config.yaml").write_text("lambda_: 0.25\nseed: 0\n")
+    (workplace / "other.yaml").write_text("lambda: 0.125\n")
+    found = []
+    for words in ([], ["--lambda", "2"], ["-c", "other.yaml"]):
+        assert main(["run", "./mine", "-q", *words]) == 0
+        found.append(options_of(workplace / f"runs/mine/00{len(found) + 1}")["lambda_"])
+    assert found == [0.25, 2.0, 0.125]
+    (workplace / "cut").touch()
+    assert main(["run", "./mine", "-q", "--lambda", "2"]) == 130
+    (workplace / "cut").unlink()
+    cut = "runs/mine/004"
+    assert main(["resume", cut, "-q"]) == 0
+    assert options_of(workplace / cut) == {"lambda_": 2.0}
+    assert main(["resume", cut, "-q", "--lambda", "4"]) == 0
+    assert options_of(workplace / cut) == {"lambda_": 4.0}
+    capsys.readouterr()
+    assert main(["resume", cut]) == 0
+    assert "with a higher --lambda goes on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+@pytest.mark.parametrize("after", [False, True])
+def test_a_run_killed_while_it_is_described_can_be_resumed_or_has_not_begun(workplace, capsys, number, after):
+    code = f"""
+import os, signal, sys
+replace, count = os.replace, 0
+def killing(*names):
+    global count
+    count += 1
+    if count == {number} and not {after}: os.kill(os.getpid(), signal.SIGKILL)
+    replace(*names)
+    if count == {number} and {after}: os.kill(os.getpid(), signal.SIGKILL)
+os.replace = killing
+from torchloops.cli import main
+main(["run", "./mine", "--rounds", "2", "-q"])
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == -signal.SIGKILL
+    ended = main(["resume", RUN, "-q"])
+    if (workplace / RUN / "run.json").is_file():
+        assert ended == 0
+        assert options_of(workplace / RUN)["rounds"] == 2
+    else:
+        assert ended == 2
+        assert "A run that was ended before it wrote anything is started again" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always")
 def test_another_environment_is_warned_of(cut):
     environment = json.loads((cut / "env.json").read_text())
     (cut / "env.json").write_text(json.dumps({**environment, "threads": 77}))

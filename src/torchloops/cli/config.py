@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cyclopts import CycloptsError
+from cyclopts.config import Dict
 
 from torchloops.cli.recipes import Recipe
 from torchloops.files import given_path
 
-__all__ = ["configuration_files", "read_yaml"]
+__all__ = ["as_source", "configuration_files", "read_yaml"]
 
 _NOT_IN_FILES = {"config", "dry_run", "fast", "help"}
 
@@ -33,6 +34,12 @@ def configuration_files(recipe: Recipe, given: Sequence[str], *, fast: bool) -> 
     if fast and "fast" not in own:
         raise CycloptsError(f"--fast needs a fast.yaml beside the recipe; {recipe.file.parent} has none.")
     return [*files, own["fast"]] if fast else files
+
+
+def as_source(values: Mapping[str, Any], file: Path) -> Dict:
+    """Options of a file for cyclopts, which calls ``lambda_`` ``lambda``: Python's keywords are no names there."""
+    named = {str(name).strip("_"): value for name, value in values.items()}
+    return Dict(named, source=str(file), use_commands_as_keys=False)
 
 
 def _resolve(name: str, recipe: Recipe) -> Path:

@@ -41,8 +41,8 @@ def launch(recipe: Recipe, record: RunRecord, run: RunFolder, options: dict[str,
     """
     run.resume_command = resume_command(run.path)
     with signals_raise(), run:
-        record.write(run.path, finished=False)
         run.describe(options, shlex.join(command))
+        record.write(run.path, finished=False)  # last: a folder that has it can be resumed
         run.describe_environment()
         verb = "resume" if run.resumed else "recipe"
         if record.has_changed(recipe):

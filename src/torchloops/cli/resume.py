@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.config import Dict
 
 from torchloops.cli.changes import check_changes, may_change
-from torchloops.cli.config import read_yaml
+from torchloops.cli.config import as_source, read_yaml
 from torchloops.cli.launch import launch, resume_command, set_environment
 from torchloops.cli.options import QUIET, VERBOSE, own_parameters
 from torchloops.cli.recipes import Recipe
@@ -107,7 +106,7 @@ def _read_options(recipe: Recipe, file: Path) -> dict[str, Any]:
 
     collect.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
     app = App(name=recipe.name, version_flags=[], help_flags=[])
-    app.config = [Dict(values, source=str(file), use_commands_as_keys=False)]
+    app.config = [as_source(values, file)]
     app.default(collect)
     try:
         app([], exit_on_error=False, print_error=False, result_action="return_value")
@@ -128,5 +127,5 @@ def _say_finished(recipe: Recipe, folder: Path, quiet: bool) -> None:
         return
     print(f"{folder} is finished: nothing is left to do.")
     if recipe.extendable:
-        options = " or ".join(f"--{name.replace('_', '-')}" for name in recipe.extendable)
+        options = " or ".join(f"--{name.strip('_').replace('_', '-')}" for name in recipe.extendable)
         print(f"next   {resume_command(folder)} with a higher {options} goes on further")

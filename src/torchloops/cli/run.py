@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cyclopts import App
-from cyclopts.config import Dict
 
-from torchloops.cli.config import configuration_files, read_yaml
+from torchloops.cli.config import as_source, configuration_files, read_yaml
 from torchloops.cli.launch import launch, set_environment
 from torchloops.cli.options import COMMON, own_parameters
 from torchloops.cli.recipes import Recipe, find_recipe
@@ -50,8 +49,7 @@ class _ConfigFiles:
         given = {argument.name: [token.value for token in argument.tokens] for argument in arguments}
         files = configuration_files(self.recipe, given["--config"], fast=bool(given["--fast"]))
         for path in reversed(files):
-            source = Dict(read_yaml(path), source=str(path), use_commands_as_keys=False)
-            source(app, commands, arguments)
+            as_source(read_yaml(path), path)(app, commands, arguments)
 
 
 def _with_common_options(recipe: Recipe, command: list[str]) -> Callable[..., None]:

@@ -32,7 +32,7 @@ class RunFolder:
 
     Args:
         path: an existing folder: an empty one, or one to go on in.
-        quiet: ``say`` prints only what is said with ``result=True``.
+        quiet: ``say`` prints only what is said with ``result=True``; of warnings, those about resuming are printed.
         verbose: for recipes that have more to print.
         resumed: go on with the run that began there: see `ckpt_path`.
         resume_command: what to type to go on; said when the run is cut.
@@ -183,7 +183,7 @@ class RunFolder:
     ) -> None:
         if self._log is not None:
             self._log.write(warnings.formatwarning(message, category, filename, lineno, line))
-        if not self.quiet:
+        if not self.quiet or issubclass(category, ResumeWarning):
             self.terminal.print(readable(f"Warning: {message}"), markup=False, soft_wrap=True)
 
 
