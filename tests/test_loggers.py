@@ -382,3 +382,47 @@ def test_a_real_fit_writes_one_row_an_epoch(tmp_path):
     assert [(row["epoch"], row["step"]) for row in rows] == [("0", "3"), ("1", "6"), ("2", "9")]
     assert set(rows[0]) == {"epoch", "step", "train/loss", "val/loss", "val/accuracy"}
     assert all(value for row in rows for value in row.values())
+
+
+def test_a_file_that_cannot_be_written_is_warned_of_once_and_written_when_it_can(tmp_path):
+    logger = CSVLogger(tmp_path / "run")
+    (tmp_path / "run").write_text("in the way")
+
+    def log_all():
+        for epoch in range(3):
+            logger.log_metrics({"epoch": epoch, "loss": epoch / 2}, step=epoch)
+            logger.save()
+        logger.finalize()
+        logger.log_hyperparams({"lr": 1})
+
+    with pytest.warns(UserWarning, match=r"Training goes on, but its metrics cannot be written: .*run: ") as said:
+        log_all()
+    assert len(said) == 1
+    (tmp_path / "run").unlink()
+    logger.log_metrics({"epoch": 3, "loss": 1.5}, step=3)
+    logger.finalize()
+    assert logger.path.read_text() == "epoch,step,loss\n0,0,0\n1,1,0.5\n2,2,1\n3,3,1.5\n"
+
+
+def test_a_disk_that_becomes_full_in_the_middle_of_a_row_loses_none(tmp_path, monkeypatch):
+    logger = CSVLogger(tmp_path)
+    logger.log_metrics({"epoch": 0, "loss": 0.5}, step=0)
+    logger.save()
+    open_file = Path.open
+
+    def full(path, mode="r", *args, **kwargs):
+        file = open_file(path, mode, *args, **kwargs)
+        if mode == "r+b":
+            file.seek(0, 2)
+            file.write(b"1,")
+            file.close()
+            raise OSError(28, "No space left on device")
+        return file
+
+    monkeypatch.setattr(Path, "open", full)
+    logger.log_metrics({"epoch": 1, "loss": 0.25}, step=1)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        logger.save()
+    monkeypatch.undo()
+    logger.save()
+    assert logger.path.read_text() == "epoch,step,loss\n0,0,0.5\n1,1,0.25\n"

@@ -35,14 +35,22 @@ def write_whole(path: Path, content: str | bytes, durable: bool = True) -> Path:
         path: the file; its folder must exist.
         content: text is written as UTF-8, as `readable` makes it.
         durable: wait until it is on the disk, so that a power cut leaves it too; False: do not, which is faster.
+
+    Raises:
+        OSError: the disk is full or the like; it names ``path``, which is as it was, and nothing else is left.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(readable(content).encode("utf-8") if isinstance(content, str) else content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(readable(content).encode("utf-8") if isinstance(content, str) else content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
     if durable:
         sync_folder(path.parent)
     return path

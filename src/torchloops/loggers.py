@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class CSVLogger:
         self._lines_columns: list[str] = []  # the columns they were written with,
         self._lines_rows = 0  # and how many they are
         self._continues = True
-        self._changed = False
+        self._changed = self._has_warned = False
         self._running_epoch: Any = None  # the epoch logged last, and its row
         self._running_row: dict[str, Any] = {}
 
@@ -106,8 +107,11 @@ class CSVLogger:
             return
         given = params if isinstance(params, Mapping) else vars(params) if params is not None else {}
         text = yaml.safe_dump(_plain({**given, **kwargs}), sort_keys=False, allow_unicode=True)
-        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-        write_whole(Path(self.save_dir, "hparams.yaml"), text.encode(), durable=False)
+        try:
+            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+            write_whole(Path(self.save_dir, "hparams.yaml"), text.encode(), durable=False)
+        except OSError as error:
+            self._warn(error)
 
     def log_graph(self, *args: Any, **kwargs: Any) -> None:
         """A CSV file holds no graph: nothing happens."""
@@ -142,18 +146,31 @@ class CSVLogger:
         self._add_columns()
         if not _is_first_process():
             return
-        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-        if self._columns != self._columns_on_disk or not self._file_is_as_left():
-            self._write_all()
+        try:
+            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+            if self._columns != self._columns_on_disk or not self._file_is_as_left():
+                self._write_all()
+            else:
+                self._write_rest()
+        except OSError as error:
+            self._warn(error)
         else:
-            self._write_rest()
-        self._changed = False
+            self._changed = self._has_warned = False
+
+    def _warn(self, error: OSError) -> None:
+        if not self._has_warned:
+            what = f"{error.filename or self.path}: {error.strerror}"
+            warnings.warn(f"Training goes on, but its metrics cannot be written: {what}.", stacklevel=3)
+        self._has_warned = True
 
     def finalize(self, status: str = "success") -> None:
         """Write what is not written yet, so that it outlives a power cut; more may be logged after."""
         self.save()
         if self._columns_on_disk and _is_first_process() and self.path.is_file():
-            _flush_to_disk(self.path)
+            try:
+                _flush_to_disk(self.path)
+            except OSError as error:
+                self._warn(error)
 
     # rows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchloops.callbacks import ModelCheckpoint
+from torchloops.callbacks import Callback, ModelCheckpoint
 from torchloops.errors import ConfigurationError
 from torchloops.testing import TinyClassifier, random_loader
 from torchloops.trainer import Trainer
@@ -523,7 +523,7 @@ def test_a_resumed_fit_knows_its_best(tmp_path):
 
 SCRIPT = """
 import os, sys
-from torchloops.callbacks import ModelCheckpoint
+from torchloops.callbacks import Callback, ModelCheckpoint
 from torchloops.testing import TinyClassifier, random_loader
 from torchloops.trainer import Trainer, checkpoint_file
 
@@ -564,3 +564,30 @@ def test_two_that_watch_different_values_write_different_files(tmp_path):
     trainer.fit(TinyClassifier(), random_batches(2), random_batches(2))
     assert own_files(tmp_path) == ["best-val_accuracy.ckpt", "best-val_loss.ckpt"]
     assert loss.best_model_path != accuracy.best_model_path
+
+
+def test_a_checkpoint_that_cannot_be_written_is_warned_of_and_training_goes_on(make_trainer, tmp_path):
+    class InTheWay(Callback):
+        """Puts a file in the way of the folder in epoch 1, and takes it away in epoch 3."""
+
+        def on_train_epoch_start(self, trainer, module):
+            folder, aside = tmp_path / "kept", tmp_path / "aside"
+            if trainer.current_epoch == 1:
+                folder.rename(aside)
+                folder.write_text("in the way")
+            if trainer.current_epoch == 3:
+                folder.unlink()
+                aside.rename(folder)
+
+    callback = ModelCheckpoint(tmp_path / "kept", monitor="train/loss", mode="max", save_top_k=1, save_last=True)
+    newest = ModelCheckpoint(tmp_path / "kept", filename="{epoch}")
+    trainer = make_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[InTheWay(), callback, newest])
+    with pytest.warns(UserWarning, match="without this checkpoint. The checkpoint .*kept") as said:
+        trainer.fit(TinyClassifier(), random_loader(16, 8))
+    assert len(said) >= 4
+    assert trainer.current_epoch == 3
+    assert Path(callback.best_model_path).name == "best.ckpt"
+    assert Path(newest.best_model_path).name == "epoch=0.ckpt"
+    (tmp_path / "kept").unlink()
+    (tmp_path / "aside").rename(tmp_path / "kept")
+    assert all(Path(path).is_file() for path in (callback.best_model_path, newest.best_model_path))

@@ -1,6 +1,8 @@
 """`torchloops run`: options, chained files, errors, exit codes. The recipes here train nothing."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -187,3 +189,29 @@ def test_a_recipe_that_is_none_is_a_clear_error(workplace, capsys, recipe, messa
 def test_a_wrong_name_for_the_run_is_refused(workplace, capsys):
     assert main(["run", "./mine", "--name", "../up"]) == 1
     assert 'got "../up"' in capsys.readouterr().err
+
+
+FILLS_THE_DISK = """
+def main(run, *, size: int = 100_000, seed: int = 0):
+    run.write_json("small.json", {})
+    run.say("a long line " * 1000)
+    run.say("done", result=True)
+    run.write_json("large.json", {"text": "x" * size})
+"""
+
+
+def test_a_full_disk_ends_a_run_with_the_name_of_the_file(workplace):
+    (workplace / "mine" / "recipe.py").write_text(FILLS_THE_DISK)
+    for path in (workplace / "mine").glob("*.yaml"):
+        path.unlink()
+    code = (
+        "import resource, sys\nfrom torchloops.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\nsys.exit(main(['run', './mine']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: [Errno 27] File too large: 'runs/mine/001/large.json'\n"
+    assert done.stdout.count("Warning: The run goes on, but runs/mine/001/log.txt does not: File too large.") <= 1
+    assert "done" in done.stdout
+    assert not list((workplace / "runs").rglob("*.tmp"))
+    assert not (workplace / "runs/mine/001/large.json").exists()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from torchloops.callbacks.monitoring import (
     worst,
 )
 from torchloops.callbacks.written_files import WrittenFiles
-from torchloops.errors import CheckpointError, ConfigurationError
+from torchloops.errors import CheckpointError, CheckpointWriteError, ConfigurationError, ResumeWarning
 from torchloops.files import given_path
 from torchloops.paths import is_inside
 
@@ -37,7 +39,8 @@ class ModelCheckpoint(Callback):
 
     Without ``monitor`` it keeps ``last.ckpt``, the newest state. With one it keeps ``best.ckpt``, or with
     ``save_top_k`` other than 1 files such as ``epoch=3-step=120.ckpt``; ``save_last=True`` adds ``last.ckpt``.
-    A file is removed only after the one that takes its place is written, and only if this callback wrote it.
+    A file is removed only after the one that takes its place is written, and only if this callback wrote it; where one
+    cannot be written, it warns, the best are those that there are, and training goes on.
     In the run's own folder files of former runs are replaced; in a ``dirpath`` of yours they are kept, and new
     ones get ``-v1``, ``-v2`` at the end of the name. NaN counts as worse than any number.
 
@@ -283,22 +286,23 @@ class ModelCheckpoint(Callback):
         self._saved_step = self._last_step = step
         values = {**trainer.callback_metrics, "epoch": trainer.current_epoch, "step": step}
         last = self._path_of_last(trainer, values) if self.save_last else ""
-        self.last_model_path = last or self.last_model_path
-        path = ""
+        last_before, self.last_model_path = self.last_model_path, last or self.last_model_path
+        path, is_written = "", False
         if self.save_top_k and (score is None or self._is_among_best(score)):
             path = self._path(trainer, self.format_checkpoint_name(values), self.save_top_k == 1)
-            self._keep(trainer, path, score)
-        if last and last != path:
-            self._write(trainer, last)
+            is_written = self._keep(trainer, path, score)
+        if last and not (is_written if last == path else self._write(trainer, last)):
+            self.last_model_path = last_before
 
     def _is_among_best(self, score: float) -> bool:
         if self.save_top_k == -1 or len(self.best_k_models) < self.save_top_k:
             return True
         return is_better(score, self._score_of(self.kth_best_model_path), self.mode)
 
-    def _keep(self, trainer: Any, path: str, score: float | None) -> None:
-        """Write a checkpoint that is one of the best, and only then remove the one it drives out."""
-        driven_out = ""
+    def _keep(self, trainer: Any, path: str, score: float | None) -> bool:
+        """Write a checkpoint that is one of the best, and only then remove the one it drives out; False: it failed."""
+        before = {name: getattr(self, name) for name in ("best_model_path", "best_model_score", "last_model_path")}
+        models, driven_out = self.best_k_models.copy(), ""
         if score is None:
             if self.save_top_k == 1 and self.best_model_path != path:
                 driven_out = self.best_model_path
@@ -314,9 +318,13 @@ class ModelCheckpoint(Callback):
             self.best_model_path = pick(self.best_k_models, key=self._score_of)
             self.best_model_score = self.best_k_models[self.best_model_path]
         self._driven_out = driven_out  # part of the state in the file: resumed from, it removes what this run cannot
-        self._write(trainer, path)
-        self._remove(trainer, driven_out)
+        is_written = self._write(trainer, path)
         self._driven_out = ""
+        if is_written:
+            self._remove(trainer, driven_out)
+        else:
+            vars(self).update(before, best_k_models=models)
+        return is_written
 
     def _path_of_last(self, trainer: Any, values: Mapping[str, Any]) -> str:
         return self._path(trainer, self.format_checkpoint_name(values, self._name_of_last()), True)
@@ -337,19 +345,27 @@ class ModelCheckpoint(Callback):
         was_ours_before_the_kill = trainer.continues_a_run and path in self._notes.read()
         return not was_ours_before_the_kill
 
-    def _write(self, trainer: Any, path: str) -> None:
+    def _write(self, trainer: Any, path: str) -> bool:
+        """Write a checkpoint; False, with a warning: it cannot be written."""
         if self._notes is not None and path not in self._written and trainer.is_global_zero:
-            self._notes.note(path)
-        trainer.save_checkpoint(path, self.save_weights_only)
+            with suppress(OSError):  # then the checkpoint cannot be written either, which all processes are told
+                self._notes.note(path)
+        try:
+            trainer.save_checkpoint(path, self.save_weights_only)
+        except CheckpointWriteError as error:
+            warnings.warn(f"Training goes on without this checkpoint. {error}", ResumeWarning, stacklevel=2)
+            return False
         self._written.add(path)
         if self.verbose and trainer.is_global_zero:
             _log.info("ModelCheckpoint: epoch %d, step %d: %s", trainer.current_epoch, self._saved_step, path)
+        return True
 
     def _remove(self, trainer: Any, path: str) -> None:
         if path and path in self._written and path != self.last_model_path:
             self._written.discard(path)
             if trainer.is_global_zero:
-                Path(path).unlink(missing_ok=True)
+                with suppress(OSError):  # a folder that cannot be written to any more
+                    Path(path).unlink(missing_ok=True)
 
     def _check_arguments(self) -> None:
         check_mode(self, self.mode)

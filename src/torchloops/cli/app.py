@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from torchloops.signals import ENDING_CODES
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "USAGE", "main"]
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EROFS)
 
 app = App(
     name="torchloops",
@@ -63,8 +65,8 @@ def _guarded(command: Callable[[], int | None], *, verbose: bool) -> int:
         print("\nTerminated.", file=sys.stderr)
         return error.code
     except (TorchloopsError, OSError) as error:
-        # An operating-system error that names a file is about the user's files; any other is a bug.
-        if verbose or (isinstance(error, OSError) and error.filename is None):
+        # An operating-system error that names a file, or says that the disk is full, is no bug.
+        if verbose or (isinstance(error, OSError) and error.filename is None and error.errno not in _FULL):
             raise
         return _report_error(str(error), FAILED)
 

@@ -7,7 +7,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -17,6 +17,7 @@ from rich.console import Console
 from torchloops.errors import ConfigurationError, ResumeWarning
 from torchloops.files import given_path, readable, write_whole
 from torchloops.folders import make_next_folder, working_in
+from torchloops.report.log import Log
 
 if TYPE_CHECKING:
     import pandas
@@ -58,7 +59,7 @@ class RunFolder:
         self.verbose = verbose
         self.resumed = resumed
         self.resume_command = resume_command
-        self._log: TextIO | None = None
+        self._log: Log | None = None
         self.terminal = Console(highlight=False)
 
     @classmethod
@@ -140,16 +141,14 @@ class RunFolder:
         if result or not self.quiet:
             self.terminal.print(what, markup=False, soft_wrap=isinstance(what, str))
         if self._log is not None:
-            Console(file=self._log, width=120, highlight=False).print(
+            Console(file=cast(TextIO, self._log), width=120, highlight=False).print(
                 what, markup=False, soft_wrap=isinstance(what, str)
             )
 
     def __enter__(self) -> RunFolder:
         with ExitStack() as stack:
             stack.enter_context(working_in(self.path))
-            path, mode = self.file("log.txt"), "a" if self.resumed else "w"
-            log = cast(TextIO, path.open(mode, encoding="utf-8", errors="backslashreplace", buffering=1))
-            self._log = stack.enter_context(log)
+            self._log = stack.enter_context(closing(Log(self.file("log.txt"), new=not self.resumed)))
             self._opened = stack.pop_all()
         self._show_warning = warnings.showwarning
         warnings.showwarning = self._warn
@@ -161,7 +160,7 @@ class RunFolder:
         warnings.showwarning = self._show_warning
         if error is not None and self._log is not None:
             cut = isinstance(error, KeyboardInterrupt | SystemExit)
-            self._log.writelines(["Interrupted.\n"] if cut else traceback.format_exception(kind, error, trace))
+            self._log.write("Interrupted.\n" if cut else "".join(traceback.format_exception(kind, error, trace)))
             self._say_where()
         self._log = None
         self._opened.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchloops.files import write_whole
 from torchloops.report.text import as_label, draw_literally
 
 if TYPE_CHECKING:
@@ -115,5 +117,6 @@ def _new_figure(width: float, height: float) -> Figure:
 def _save(figure: Figure, path: Path) -> Path:
     draw_literally(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DOTS_PER_INCH)
-    return path
+    picture = BytesIO()
+    figure.savefig(picture, dpi=_DOTS_PER_INCH)
+    return write_whole(path, picture.getvalue())

@@ -342,6 +342,11 @@ class Keeper:
                 f"{path.parent} cannot be a folder for checkpoints: a file is in its way. Move that file, or give "
                 "another default_root_dir."
             ) from error
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} of an earlier run cannot be set aside: {error.strerror}. Make its folder writable, or give "
+                "another default_root_dir."
+            ) from error
 
 
 def _resumes_inside(loop: Loop) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from torchloops.errors import CheckpointWriteError
 from torchloops.files import given_path
 from torchloops.loops import EvaluationLoop, FitLoop, Loop, PredictionLoop
 from torchloops.trainer.arguments import check_limits, default_callbacks, make_limits
@@ -235,8 +236,17 @@ class Trainer(Lifecycle):
         return self._evaluate("predict", model, dataloaders, datamodule, ckpt_path)
 
     def save_checkpoint(self, filepath: str | Path, weights_only: bool = False) -> None:
-        """Write the current run to a file, atomically; in several processes all of them call it."""
-        checkpoint = collect_checkpoint(self, weights_only)
+        """Write the current run to a file, atomically; in several processes all of them call it.
+
+        Raises:
+            CheckpointWriteError: in all processes: the disk is full, the folder is not writable or the like.
+        """
+        checkpoint, failed = collect_checkpoint(self, weights_only), None
         if self.is_global_zero:
-            write_checkpoint(checkpoint, filepath)
-        self.engine.barrier()
+            try:
+                write_checkpoint(checkpoint, filepath)
+            except CheckpointWriteError as error:
+                failed = error
+        failed = self.engine.broadcast(failed)
+        if failed is not None:
+            raise failed
