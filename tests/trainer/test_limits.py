@@ -285,6 +285,6 @@ def test_a_study_of_fits_of_other_lengths_is_not_made_without_a_word(fit):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit("study", change=study, max_epochs=1, callbacks=[Cut()])
+        fit("study", change=study, max_epochs=1, callbacks=[Cut()], checkpoint_every="1 epoch")
     with pytest.warns(ResumeWarning, match=r"Fits inside Seeds .*max_epochs was 1 and is 2"):
         fit("study", change=study, max_epochs=2, ckpt_path="last")

@@ -325,6 +325,19 @@ def test_a_keyboard_interrupt_in_an_inner_run_is_saved_there(keeping, tmp_path):
     assert resumed.scores == rounds.scores
 
 
+def test_a_keyboard_interrupt_elsewhere_than_at_the_end_of_a_batch_keeps_the_checkpoint_before(keeping, tmp_path):
+    """What the hook had done, and what it had not, cannot be known."""
+
+    class Halfway(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            if trainer.current_epoch == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        keeping(callbacks=[Halfway()], checkpoint_every="3 steps").fit(TinyClassifier(), random_batches(4))
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+
+
 def test_a_keyboard_interrupt_inside_a_batch_keeps_the_checkpoint_before(keeping, tmp_path):
     trainer = keeping()
     stop_at(trainer, 6, inside=True)
@@ -341,6 +354,28 @@ def test_a_checkpoint_from_inside_a_batch_is_never_resumed_without_a_word(make_t
     make_trainer(max_epochs=1, callbacks=[Saves()]).fit(TinyClassifier(), random_batches(4))
     with pytest.warns(ResumeWarning, match="in the middle of a batch"):
         make_trainer(max_epochs=2).fit(TinyClassifier(), random_batches(4), ckpt_path=tmp_path / "inside.ckpt")
+
+
+def test_a_checkpoint_from_after_an_inner_run_that_broke_is_never_resumed_without_a_word(keeping, tmp_path):
+    class Saves(Callback):
+        def fresh(self):
+            return self
+
+        def on_exception(self, trainer, module, error):
+            trainer.save_checkpoint(tmp_path / "broken.ckpt")  # the last one is of the outermost run
+
+    def study(folder, *callbacks, ckpt_path=None):
+        seed_everything(1)
+        trainer = keeping(default_root_dir=tmp_path / folder, callbacks=list(callbacks))
+        trainer.fit_loop = loop = Rounds()
+        trainer.fit(Dropping(), shuffled(), random_loader(16), ckpt_path=ckpt_path)
+        return loop.scores
+
+    whole = study("whole")
+    with pytest.raises(KeyboardInterrupt):
+        study("cut", Stop(18, inside=True), Saves())
+    with pytest.warns(ResumeWarning, match="in the middle of a batch"):
+        assert study("again", ckpt_path=tmp_path / "broken.ckpt") == whole
 
 
 def test_a_full_disk_is_reported_and_training_goes_on(keeping, tmp_path, monkeypatch):

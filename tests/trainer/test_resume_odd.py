@@ -124,7 +124,7 @@ ENDS = ["on_validation_epoch_end", "on_validation_end", "on_train_epoch_end"]
 @pytest.mark.parametrize("hook", ENDS)
 def test_an_interrupt_in_a_hook_that_ends_an_epoch(ends_the_same, hook):
     """The callback that interrupts is not there when the fit goes on."""
-    ends_the_same(Dropping, hook, at=2, error=KeyboardInterrupt, checkpoint_every="100 steps")
+    ends_the_same(Dropping, hook, at=2, error=KeyboardInterrupt)
 
 
 @pytest.mark.parametrize("hook", ENDS)

@@ -134,6 +134,7 @@ class TrainingEpochLoop(Loop):
                 except KeyboardInterrupt as error:  # the others have their turn, so that the batch is whole
                     interrupt = error
             if interrupt is not None:
+                self.trainer.keeper.save_after_interrupt()
                 raise interrupt
             bound.in_batch_end = False
         if bound.log_every and done % bound.log_every == 0:

@@ -219,11 +219,9 @@ class Keeper:
         self._steps = self._epochs = 0
 
     def save_after_interrupt(self) -> None:
-        """Save after a KeyboardInterrupt that some code raised, unless it came in the middle of a batch."""
-        between = not self.trainer.state.in_batch and not self._indivisible
+        """Save at the end of a batch that a hook interrupts. Elsewhere the file before stays: a hook was half done."""
         alone = self.trainer.world_size == 1  # others would have to save too, and may go on
-        if self._keeps and alone and between and not self._signal and self.trainer.fit_loop.progress.running:
-            self._signal = self._heeded = signal.SIGINT
+        if self._keeps and alone and not self._signal and not self._indivisible:
             self.save()
 
     def _save_at_end(self) -> None:

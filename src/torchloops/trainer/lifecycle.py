@@ -196,11 +196,7 @@ class Lifecycle(Runs):
         last = kept / "checkpoints" / "last.ckpt"
         own = {file.resolve() for file in (last, previous_path(last))}
         with self.keeper.keeping(kept, resumed=path is not None and path.resolve() in own):
-            try:
-                self.fit_loop.run()
-            except KeyboardInterrupt:
-                self.keeper.save_after_interrupt()
-                raise
+            self.fit_loop.run()
         self._warn_of_runs_left_out()
         self.run.finish_logging()
         self.call_hook("on_fit_end")

@@ -86,6 +86,7 @@ class Runs(TrainerView):
         self._check_is_fitting("isolated")
         outer = self.run
         outer.open_inner_run(name)
+        outer.state.in_batch = False
         run = Run(
             cast(Any, self),
             f"{outer.name}/{name}" if outer.name else name,
@@ -97,7 +98,7 @@ class Runs(TrainerView):
         saved = self._saved_run(run.name)
         loops = [part for loop in self._loops.values() for part in loops_in(loop)]
         with ExitStack() as stack:
-            stack.callback(_rebind, [(loop, loop._bound) for loop in loops])
+            stack.callback(_put_back, [(loop, loop._bound, loop.progress.running) for loop in loops])
             stack.enter_context(module_modes(self.module))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(True))
@@ -128,8 +129,7 @@ class Runs(TrainerView):
                 run.finish_logging()
                 self.call_hook("on_fit_end")
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    self.keeper.save_after_interrupt()
+                outer.state.in_batch = True  # what it left is no place to go on from
                 run.status = "failed"
                 self._call_callbacks("on_exception", error)
                 raise
@@ -320,7 +320,10 @@ def _generators_of_its_own(outer: Run, seed: int | None, resumed: bool) -> Itera
         outer.random_outside = None
 
 
-def _rebind(loops: list[tuple[Loop, Any]]) -> None:
-    """Give loops back what they had bound, so that one that was running when an inner run began can go on."""
-    for loop, bound in loops:
-        loop.__dict__["_bound"] = bound
+def _put_back(loops: list[tuple[Loop, Any, bool]]) -> None:
+    """Give loops back what they had bound, so that one that was running when an inner run began can go on.
+
+    Those that ran inside do not run any more, also where an error ended them.
+    """
+    for loop, bound, running in loops:
+        loop.__dict__["_bound"], loop.progress.running = bound, running

@@ -39,7 +39,8 @@ class TrainerState:
         stage: "train", "validate", "test", "predict", "sanity_check" or None between runs.
         batch_idx: index of the training batch in its epoch.
         is_last_batch: the training batch ends its epoch.
-        in_batch: a batch has been asked for and is not finished; its weights may have changed.
+        in_batch: a batch has been asked for and is not finished, or a run inside was ended by an error: weights may
+            have changed.
         in_epoch: an epoch of training is running, its end hooks included.
         min_epochs: epochs before ``should_stop`` is heeded, where the running fit loop has its own; else None.
     """
