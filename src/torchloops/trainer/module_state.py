@@ -19,8 +19,8 @@ class AttributeChanges:
     """Tells which attributes of a module and its parts are others than they were when this was made.
 
     Args:
-        module: what is looked at; loaders, data sets, optimizers and functions are left out, and so are metrics of
-            torchmetrics, whose states are saved by themselves.
+        module: what is looked at; loaders, data sets, optimizers, functions and objects of this library are left out,
+            and so are metrics of torchmetrics, whose states are saved by themselves.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -78,5 +78,5 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
             continue
         for name in names_of(part):
             value = part.__dict__[name]
-            if not is_kept(value):
+            if not is_kept(value) and not type(value).__module__.startswith("torchloops."):
                 yield path, name, value
