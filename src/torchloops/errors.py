@@ -13,7 +13,8 @@ checkpoints and resuming.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "did_you_mean",
     "differences",
     "require",
+    "taking_back",
 ]
 
 
@@ -106,4 +108,25 @@ def require(package: str, *, extra: str, needed_by: str) -> ModuleType:
             raise
         raise MissingDependencyError(
             f'{needed_by} needs {root}. Install it: pip install "torchloops[{extra}]".'
+        ) from error
+
+
+@contextmanager
+def taking_back(what: str) -> Iterator[None]:
+    """A context in which any error means that a state of a checkpoint does not fit whoever takes it back.
+
+    Args:
+        what: as it reads in the message: "the callback Averaging cannot take back its state".
+
+    Raises:
+        CheckpointError: with the error as its cause; those of the library pass as they are.
+    """
+    try:
+        yield
+    except (TorchloopsError, Warning):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"The checkpoint cannot be resumed: {what}: {type(error).__name__}: {error}. Resume with the code that the "
+            "run had; if it is the same, the checkpoint was edited: take one that was not."
         ) from error

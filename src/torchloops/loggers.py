@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from torchloops.files import given_path, sync_folder, write_whole
+from torchloops.schema import Either, check
 
 __all__ = ["CSVLogger", "PrefixedLogger"]
 
 _FIRST_COLUMNS = ("epoch", "step")
+_STATE = {
+    "columns": [str], "settled": str, "last": Either({str: str | float | bool | None}, None), "continues": bool,
+}  # fmt: skip
 
 
 class CSVLogger:
@@ -128,6 +132,7 @@ class CSVLogger:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned; the next `save` writes the file anew from it."""
+        check(state_dict, _STATE, "CSVLogger: state")
         self._columns = list(state_dict["columns"])
         text = state_dict["settled"]
         self._rows, _ = _parse(_csv_line(self._columns).decode("utf-8") + text)

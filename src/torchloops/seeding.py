@@ -17,6 +17,7 @@ __all__ = [
     "derive_seed",
     "generator_state",
     "is_generator",
+    "is_random_state",
     "isolated_generators",
     "random_state",
     "restore_generator",
@@ -65,10 +66,8 @@ def random_state() -> dict[str, Any]:
 
 def restore_random_state(state: dict[str, Any]) -> None:
     """Put the generators back into a state that `random_state` returned."""
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys.tolist() if isinstance(keys, torch.Tensor) else keys), gauss))
-    name, vector, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, vector.numpy().astype(np.uint32), position, has_gauss, cached))
+    random.setstate(_python_state(state))
+    np.random.set_state(_numpy_state(state))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -83,6 +82,27 @@ def undisturbed_import(name: str) -> Any:
         return module
     with isolated_generators():
         return importlib.import_module(name)
+
+
+def is_random_state(state: Any) -> bool:
+    """Whether `restore_random_state` takes it."""
+    try:
+        random.Random().setstate(_python_state(state))
+        np.random.RandomState().set_state(_numpy_state(state))
+        torch.Generator().set_state(state["torch"])
+        return all(one.dtype == torch.uint8 for one in state["cuda"])
+    except Exception:  # whatever somebody has put in its place
+        return False
+
+
+def _python_state(state: dict[str, Any]) -> tuple[Any, ...]:
+    version, keys, gauss = state["python"]
+    return version, tuple(keys.tolist() if isinstance(keys, torch.Tensor) else keys), gauss
+
+
+def _numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
+    name, vector, position, has_gauss, cached = state["numpy"]
+    return name, vector.numpy().astype(np.uint32), position, has_gauss, cached
 
 
 @contextmanager

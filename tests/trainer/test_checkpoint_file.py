@@ -26,7 +26,7 @@ def make(epoch=0, size=300):
         "format": FORMAT,
         "epoch": epoch,
         "state_dict": {"weight": torch.randn(size, generator=weights), "steps": torch.tensor(epoch)},
-        "loop_tree": {"": {"type": "FitLoop", "progress": [1, 2, epoch]}},
+        "settings": {"": {"type": "FitLoop", "progress": [1, 2, epoch]}},
         "metrics": {"loss": 0.5, "names": ("a", "b")},
         "outer_runs": [],
     }

@@ -1,10 +1,20 @@
 """Checkpoints that somebody edited on purpose: nothing outside of the run is touched, and each ends in a message."""
 
+import os
+import pickle
+import resource
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
 import pytest
+import torch
 
 from torchloops import KFoldLoop, ModelCheckpoint, seed_everything
 from torchloops.errors import CheckpointError, TorchloopsError
 from torchloops.testing import TinyClassifier, random_loader
+from torchloops.trainer import checkpoint_file
 from torchloops.trainer.checkpoint_file import read_checkpoint, write_checkpoint
 
 PRECIOUS = "precious.ckpt"
@@ -159,3 +169,200 @@ def test_tables_of_a_fold_are_not_written_outside_of_the_results(make_trainer, t
     with pytest.raises(TorchloopsError, match="outside"):
         run(evil)
     assert seen(outside) == before
+
+
+# a folder of hostile files
+
+
+def deep(levels):
+    nested = []
+    for _ in range(levels):
+        nested = [nested]
+    return nested
+
+
+def shared(levels):
+    """Lists that hold one list ten times, and so on: a small file, and 10 to the power of ``levels`` entries."""
+    nested = [0]
+    for _ in range(levels):
+        nested = [nested] * 10
+    return nested
+
+
+class Gadget:
+    """Would run code where it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.reduced = function, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def set_in(*path):
+    """``(value) -> change``: sets what stands at a path in a checkpoint."""
+
+    def to(value):
+        def change(checkpoint):
+            for name in path[:-1]:
+                checkpoint = checkpoint[name]
+            checkpoint[path[-1]] = value
+
+        return change
+
+    return to
+
+
+def in_callback(name, value):
+    return lambda checkpoint: state_of_callback(checkpoint).update({name: value})
+
+
+def expanded(*shape):
+    return torch.zeros(1).expand(*shape)
+
+
+EDITED = {
+    # paths
+    "an outer run that is a path": set_in("outer_runs")([{"name": "/outside"}]),
+    "a path as the epoch": set_in("epoch")("../../outside/precious"),
+    "a written file outside": in_callback("written", ["/outside/precious.ckpt"]),
+    "a driven-out file outside": lambda checkpoint: state_of_callback(checkpoint).update(
+        written=["../outside/precious.ckpt"], driven_out="../outside/precious.ckpt"
+    ),
+    "a folder that is a number": in_callback("folder", 3),
+    "files that are numbers": in_callback("written", [1, 2]),
+    # sizes
+    "a number of 10,000 digits": set_in("global_step")(10**10_000),
+    "a negative epoch": set_in("epoch")(-1),
+    "an infinite epoch": set_in("epoch")(float("inf")),
+    "more epochs than time": set_in("loop_tree", "progress", "total")(1 << 70),
+    "a tensor of a terabyte": set_in("state_dict", "head.bias")(expanded(1 << 38)),
+    "a gradient of a terabyte": set_in("gradients")({"head.bias": expanded(1 << 38)}),
+    "a generator of a terabyte": set_in("random", "torch")(torch.zeros(1, dtype=torch.uint8).expand(1 << 40)),
+    "10 to the power of 30 entries": set_in("datamodule")(shared(30)),
+    "logged values without end": lambda checkpoint: checkpoint["results"]["train"].update(batch_size=10**30, size="1"),
+    "weights of logged values without end": set_in("results", "train", "loaders")([(None, {"x": {
+        "name": "x", "on_step": False, "on_epoch": True, "prog_bar": False, "logger": True, "sync": False,
+        "reduction": "mean", "metric": None, "value": None, "total": None, "weight": 0.0, "pending": [],
+        "sizes": [(1, 10**12)], "per_step": None,
+    }})]),
+    # nested
+    "nested 70 deep": set_in("datamodule")(deep(70)),
+    "a nested setting": set_in("settings")({"precision": deep(200)}),
+    # types
+    "weights that are a list": set_in("state_dict")([torch.ones(2)]),
+    "weights that are text": set_in("state_dict", "head.bias")("zero"),
+    "no loops": set_in("loop_tree")({}),
+    "loops that are a list": set_in("loop_tree")([]),
+    "another tree of loops": set_in("loop_tree", "type")("KFoldLoop"),
+    "optimizers that are none": set_in("optimizer_states")([None]),
+    "an optimizer without groups": set_in("optimizer_states")([{"state": {}}]),
+    "a learning rate of text": set_in("optimizer_states", 0, "param_groups", 0, "lr")("fast"),
+    "generators of another kind": set_in("random", "python")([3, list(range(7)), None]),
+    "arguments of the Trainer": set_in("changed_arguments")({"keeper": None, "default_root_dir": "/outside"}),
+    "callbacks that are a list": set_in("callbacks")([1]),
+    "positions of text": set_in("data", "train")(["first"]),
+    "a time of none": set_in("seconds")(None),
+    # gadgets
+    "a gadget that runs code": set_in("datamodule")(Gadget(exec, "open('../outside/ran', 'w')")),
+    "a gadget that removes a file": set_in("hyper_parameters", "lr")(Gadget(os.remove, "../outside/precious.ckpt")),
+    "a gadget that calls the system": set_in("random")(Gadget(os.system, "touch ../outside/ran")),
+    "a gadget in a name": set_in("settings")({Gadget(eval, "open('../outside/ran', 'w')"): 1}),
+}  # fmt: skip
+
+
+def rewritten(path, change, checksum=True):
+    """Rewrite the archive of a checkpoint member by member; ``change(members)`` gets ``{name: bytes}``."""
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: archive.read(member) for member in archive.infolist()}
+    options = change(members) or {}
+    with zipfile.ZipFile(path, "w", options.get("compression", zipfile.ZIP_STORED)) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        for name, content in options.get("again", {}).items():
+            archive.writestr(name, content)
+    if checksum:
+        data = path.read_bytes()
+        path.write_bytes(data[:-2] + checkpoint_file._tail(zlib.crc32(data)))
+
+
+def storages(members):
+    return sorted((name for name in members if "/data/" in name), key=lambda name: len(members[name]))
+
+
+def swap_storages(members):
+    small, large = storages(members)[0], storages(members)[-1]
+    members[small], members[large] = members[large], members[small]
+
+
+def inflate(members):
+    members[storages(members)[-1]] = bytes(300_000_000)
+    return {"compression": zipfile.ZIP_DEFLATED}
+
+
+def double(members):
+    name = next(name for name in members if name.endswith("data.pkl"))
+    return {"again": {name: pickle.dumps(Gadget(exec, "open('../outside/ran', 'w')"))}}
+
+
+def swap_pickle(members):
+    name = next(name for name in members if name.endswith("data.pkl"))
+    members[name] = pickle.dumps({"format": 2, "state_dict": Gadget(exec, "open('../outside/ran', 'w')")})
+
+
+def nest(members):
+    """Lists 100,000 deep, which a pickler would not write."""
+    name = next(name for name in members if name.endswith("data.pkl"))
+    words = {word: b"X" + struct.pack("<I", len(word)) + word for word in (b"format", b"state_dict", b"deep")}
+    nested = b"]" * 100_000 + b"a" * 99_999
+    members[name] = b"\x80\x02}(" + b"".join(
+        (words[b"format"], b"K\x02", words[b"state_dict"], b"}", words[b"deep"], nested, b"u.")
+    )  # fmt: skip
+
+
+ARCHIVES = {
+    "nested 100,000 deep": nest,
+    "swapped members": swap_storages,
+    "a member that unfolds to 300 MB": inflate,
+    "a second member of one name": double,
+    "another pickle": swap_pickle,
+    "a member that is missing": lambda members: members.pop(storages(members)[0]) and None,
+}
+
+
+def attempt(fit, file):
+    """How a fit from this file ends, in words."""
+    try:
+        fit(2, file)
+    except TorchloopsError as error:
+        said = str(error)
+        return f"refused: {said}" if len(said) < 2_000 else "a message without end"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "went on"
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("checksum", [True, False], ids=["checksum", "no checksum"])
+def test_forty_hostile_checkpoints(fit, tmp_path, outside, monkeypatch, checksum):
+    """Each ends in a message of ours; none runs code, fills the memory, or touches what is outside of the run."""
+    fit()
+    run = tmp_path / "run"
+    monkeypatch.chdir(run)
+    files = {name: edit(tmp_path, change, f"{number}.ckpt") for number, (name, change) in enumerate(EDITED.items())}
+    for number, (name, change) in enumerate(ARCHIVES.items()):
+        files[name] = edit(tmp_path, lambda checkpoint: None, f"archive {number}.ckpt")
+        rewritten(files[name], change, checksum)
+    if not checksum:
+        files = {name: files[name] for name in ARCHIVES}
+    assert len(files) >= (40 if checksum else 6)
+    before, own = seen(outside), seen(run)
+    limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + 1_000_000  # kB
+    answers = {}
+    for name, file in files.items():
+        answers[name] = attempt(fit, file)
+        assert seen(outside) == before, name
+    assert not {name: answer for name, answer in answers.items() if not answer.startswith("refused: ")}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < limit
+    assert own.keys() <= seen(run).keys() | {Path("checkpoints/last.ckpt")}
+    fit(2, run / "checkpoints" / "last.ckpt")  # which nobody has edited

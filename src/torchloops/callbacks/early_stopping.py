@@ -17,8 +17,11 @@ from torchloops.callbacks.monitoring import (
     worst,
 )
 from torchloops.errors import ConfigurationError
+from torchloops.schema import COUNT, check, scalar
 
 __all__ = ["EarlyStopping"]
+
+_STATE = {"best_score": scalar, "wait_count": COUNT, "stopped_epoch": COUNT, "stopping_reason": str | None}
 
 _log = logging.getLogger("torchloops")
 
@@ -127,6 +130,7 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "EarlyStopping: state")
         self.best_score = torch.as_tensor(state_dict["best_score"])
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]

@@ -10,8 +10,11 @@ from torch import nn
 from torchloops.callbacks.callback import Callback
 from torchloops.callbacks.parameter_groups import set_learning_rate
 from torchloops.errors import ConfigurationError, did_you_mean
+from torchloops.schema import check
 
 __all__ = ["Freeze", "FreezeUnfreeze", "NoFreeze", "resolve_finetuning"]
+
+_STATE = {"frozen?": bool, "flags?": bytes | bytearray, "modes?": bytes | bytearray}
 
 _STRATEGIES = ("freeze", "no_freeze", "freeze_unfreeze")
 
@@ -69,6 +72,7 @@ class Freeze(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "Finetuning: state")
         if "flags" in state_dict:
             flags, modes = map(bool, state_dict["flags"]), map(bool, state_dict["modes"])
             self._found = [(parameter, flag) for (parameter, _), flag in zip(self._found, flags, strict=True)]

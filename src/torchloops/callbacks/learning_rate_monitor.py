@@ -10,8 +10,11 @@ from torch.optim import Optimizer
 
 from torchloops.callbacks.callback import Callback
 from torchloops.errors import ConfigurationError, did_you_mean
+from torchloops.schema import check
 
 __all__ = ["LearningRateMonitor", "learning_rates"]
+
+_STATE = {"lrs": {str: torch.Tensor}}
 
 
 class LearningRateMonitor(Callback):
@@ -53,6 +56,7 @@ class LearningRateMonitor(Callback):
         return {"lrs": {name: torch.tensor(values, dtype=torch.float64) for name, values in self.lrs.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "LearningRateMonitor: state")
         self.lrs = {name: values.tolist() for name, values in state_dict["lrs"].items()}
 
     def on_train_start(self, trainer: Any, module: Any) -> None:

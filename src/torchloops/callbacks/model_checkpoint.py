@@ -28,8 +28,15 @@ from torchloops.callbacks.written_files import WrittenFiles
 from torchloops.errors import CheckpointError, CheckpointWriteError, ConfigurationError, ResumeWarning
 from torchloops.files import given_path
 from torchloops.paths import is_inside
+from torchloops.schema import COUNT, Either, Whole, check, scalar
 
 __all__ = ["ModelCheckpoint"]
+
+_STATE = {
+    "folder": str, "best_model_path": str, "best_model_score": Either(scalar, None), "best_k_models": {str: scalar},
+    "last_model_path": str, "current_score": Either(scalar, None), "last_step": Either(COUNT, None),
+    "saved_step?": Either(Whole(-1), None), "written?": [str], "driven_out?": str,
+}  # fmt: skip
 
 _log = logging.getLogger("torchloops")
 
@@ -214,6 +221,7 @@ class ModelCheckpoint(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "ModelCheckpoint: state")
         state = state_dict if self.folder is None else state_moved_to(self.folder, state_dict)
         self.best_model_path = state["best_model_path"]
         self.best_model_score = state["best_model_score"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from cyclopts import CycloptsError
@@ -13,11 +13,13 @@ from torchloops.cli.recipes import Recipe, find_recipe
 from torchloops.errors import did_you_mean
 from torchloops.files import write_whole
 from torchloops.paths import is_inside
+from torchloops.schema import read_json
 from torchloops.shipped import shipped_folder, shipped_names
 
 __all__ = ["RunRecord"]
 
 _FILE = "run.json"
+_STATE = {"recipe": str, "file": str | None, "sha256": str, "finished?": bool}
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,8 @@ class RunRecord:
         path = folder / _FILE
         if not path.is_file():
             raise CycloptsError(_no_run_folder(folder))
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise CycloptsError(f"{path} is damaged: {error}. Expected what `torchloops run` wrote.") from error
+        state = read_json(path, _STATE, CycloptsError, "Expected what `torchloops run` wrote.")
+        return cls(**{each.name: state[each.name] for each in fields(cls) if each.name in state})
 
     def write(self, folder: Path, *, finished: bool) -> None:
         """Write the record into its folder."""

@@ -14,8 +14,12 @@ from torchloops.loops.ending import Ending, named
 from torchloops.loops.evaluation_epoch_loop import EvaluationEpochLoop
 from torchloops.loops.loop import Loop
 from torchloops.module import module_modes
+from torchloops.schema import Either, check
 
 __all__ = ["EvaluationLoop", "run_evaluation"]
+
+_CLOSED = {"reduced": {str: float}, "logged": {str: float}}
+_STATE = {"ended?": [str], "closed?": Either(_CLOSED, {str: None})}
 
 HOOK_WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
 
@@ -125,6 +129,7 @@ class EvaluationLoop(Loop):
         return {"ended": list(self._ending.finished), "closed": self._closed} if inside else {}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "EvaluationLoop: state")
         self._ending.finished, self._closed = list(state_dict.get("ended", ())), state_dict.get("closed", {})
 
 

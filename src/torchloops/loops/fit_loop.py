@@ -8,8 +8,11 @@ from torchloops.loops.ending import Ending, named
 from torchloops.loops.loop import Loop
 from torchloops.loops.training_epoch_loop import TrainingEpochLoop
 from torchloops.loops.tree import loops_in
+from torchloops.schema import Either, check
 
 __all__ = ["FitLoop"]
+
+_STATE = {"ended?": Either([str], None)}
 
 
 class FitLoop(Loop):
@@ -148,4 +151,5 @@ class FitLoop(Loop):
         return {"ended": list(self._ending.finished)}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "FitLoop: state")
         self._ending.finished = list(state_dict.get("ended") or ())

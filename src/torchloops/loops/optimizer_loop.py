@@ -9,8 +9,11 @@ from torchloops.errors import ConfigurationError
 from torchloops.loops.loop import Loop, Progress
 from torchloops.loops.optimizer_step import OptimizerStep
 from torchloops.loops.step import call_step
+from torchloops.schema import check
 
 __all__ = ["OptimizerLoop"]
+
+_STATE = {"starts?": [bool]}
 
 
 class OptimizerLoop(Loop):
@@ -74,6 +77,7 @@ class OptimizerLoop(Loop):
         return {"starts": [] if all(starts) else starts}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "OptimizerLoop: state")
         self._saved_starts = state_dict.get("starts", [])
 
 

@@ -10,12 +10,15 @@ from torchloops.errors import ConfigurationError
 from torchloops.loops.evaluation_loop import EvaluationLoop, run_evaluation
 from torchloops.loops.loop import Loop
 from torchloops.loops.training_batch_loop import TrainingBatchLoop
+from torchloops.schema import check
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
     from torchloops.trainer.data import Batches
 
 __all__ = ["TrainingEpochLoop"]
+
+_STATE = {"validation_is_due": bool, "step_is_unlogged?": bool, "is_cut?": bool}
 
 
 class TrainingEpochLoop(Loop):
@@ -170,6 +173,7 @@ class TrainingEpochLoop(Loop):
         }
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "TrainingEpochLoop: state")
         self._validation_is_due = state_dict["validation_is_due"]
         self._step_is_unlogged = state_dict.get("step_is_unlogged", False)
 

@@ -18,6 +18,7 @@ from torchloops.errors import ConfigurationError, ResumeWarning
 from torchloops.files import given_path, readable, write_whole
 from torchloops.folders import make_next_folder, working_in
 from torchloops.report.log import Log
+from torchloops.schema import read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -119,7 +120,8 @@ class RunFolder:
         if not (self.resumed and path.is_file()):
             self.write_json("env.json", now)
             return
-        changes = environment_changes(json.loads(path.read_text(encoding="utf-8")), now)
+        before = read_json(path, {str: Any}, ConfigurationError, "Correct it, or remove it.")
+        changes = environment_changes(before, now)
         if changes:
             warnings.warn(
                 f"Since this run began, {changes}: what comes now may differ in the last digits.",

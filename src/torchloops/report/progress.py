@@ -8,6 +8,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from torchloops.report.folder import RunFolder
+from torchloops.schema import COUNT, check
 
 __all__ = ["RoundProgress"]
 
@@ -65,6 +66,7 @@ class RoundProgress:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Show the training that goes on, after those before it."""
+        check(state, {"completed": COUNT}, "RoundProgress: state")
         self._show(self._before + state["completed"])
 
     def fresh(self) -> RoundProgress:

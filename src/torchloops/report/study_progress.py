@@ -6,6 +6,7 @@ from time import perf_counter
 from typing import Any
 
 from torchloops.report.progress import RoundProgress
+from torchloops.schema import check
 
 __all__ = ["EpochClock", "StudyProgress"]
 
@@ -77,4 +78,5 @@ class EpochClock:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Count on."""
+        check(state, {"seconds": float}, "The clock: state")
         self._before = state["seconds"]

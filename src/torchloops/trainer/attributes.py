@@ -19,6 +19,7 @@ from torchloops.module import BORROWED
 from torchloops.trainer.position import has_state
 
 __all__ = [
+    "NO_STATE",
     "Attributes",
     "UncopiedAttributesWarning",
     "is_kept",
@@ -27,7 +28,7 @@ __all__ = [
     "take_back_records",
 ]
 
-_NO_STATE = frozenset(vars(nn.Module())) | {"_trainer", "trainer", "_fabric", "_compiled_call_impl"} | BORROWED
+NO_STATE = frozenset(vars(nn.Module())) | {"_trainer", "trainer", "_fabric", "_compiled_call_impl"} | BORROWED
 
 
 _ABSENT = object()
@@ -153,7 +154,7 @@ def _is_record(before: Any, now: Any) -> bool:
 
 def names_of(part: nn.Module) -> set[str]:
     """The names of a part's own attributes, without what torch and a run keep there."""
-    return part.__dict__.keys() - _NO_STATE
+    return part.__dict__.keys() - NO_STATE
 
 
 def _named(module: nn.Module) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
+from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning, taking_back
 from torchloops.files import given_path
 from torchloops.hooks import is_overridden
 from torchloops.loops import FitLoop
@@ -141,10 +141,13 @@ def load_weights(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     module = trainer.module
     if is_overridden(module, "on_load_checkpoint"):
         module.on_load_checkpoint(checkpoint)
-    try:
-        module.load_state_dict(checkpoint["state_dict"], strict=getattr(module, "strict_loading", True) is not False)
-    except RuntimeError as error:
-        raise CheckpointError(f"The checkpoint is of another module than {type(module).__name__}: {error}") from error
+    strict = getattr(module, "strict_loading", True) is not False
+    with taking_back("its weights"):
+        try:
+            module.load_state_dict(checkpoint["state_dict"], strict=strict)
+        except RuntimeError as error:
+            name = type(module).__name__
+            raise CheckpointError(f"The checkpoint is of another module than {name}: {error}") from error
 
 
 def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
@@ -156,7 +159,7 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
     Raises:
         CheckpointError: it holds weights only, or its optimizers, schedulers, loops, data or settings are others.
     """
-    if "loop_tree" not in checkpoint:
+    if "loop_tree" not in checkpoint or "format" not in checkpoint:
         raise CheckpointError(
             "This checkpoint cannot be resumed: it holds weights only. Load it with "
             f"{type(trainer.module).__name__}.load_from_checkpoint and start a new fit."
@@ -170,12 +173,15 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
             stacklevel=3,
         )
     if "processes" in checkpoint:
-        checkpoint |= checkpoint["processes"][trainer.global_rank]
+        with taking_back(f"the state of process {trainer.global_rank}"):
+            checkpoint |= checkpoint["processes"][trainer.global_rank]
     load_weights(trainer, checkpoint)
-    trainer.engine.load_precision_state(checkpoint["precision"])
+    with taking_back("the loss scaler cannot take back its state"):
+        trainer.engine.load_precision_state(checkpoint["precision"])
     datamodule = trainer.sources.outermost
-    if checkpoint["datamodule"] and hasattr(datamodule, "load_state_dict"):
-        datamodule.load_state_dict(checkpoint["datamodule"])
+    with taking_back(f"{type(datamodule).__name__} cannot take back its state"):
+        if checkpoint["datamodule"] and hasattr(datamodule, "load_state_dict"):
+            datamodule.load_state_dict(checkpoint["datamodule"])
     _restore_loops(trainer, checkpoint)
     trainer.sources.first_batches_drawn_from = checkpoint.get("first_batches")
     runs = [*checkpoint["outer_runs"], checkpoint]
@@ -191,11 +197,13 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
 def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     """Put back what is the module's in the innermost run beside its weights, after its callbacks and optimizers."""
     module, modes, gradients = trainer.module, checkpoint["modes"], checkpoint["gradients"]
-    restore_buffers(module, checkpoint.get("buffers", {}))
-    restore_metric_states(module, checkpoint["torchmetrics"])
+    with taking_back("the module cannot take back its state"):
+        restore_buffers(module, checkpoint.get("buffers", {}))
+        restore_metric_states(module, checkpoint["torchmetrics"])
+        for name, parameter in module.named_parameters():
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter.device)
     for name, parameter in module.named_parameters():
-        if name in gradients:
-            parameter.grad = gradients[name].to(parameter.device)
         if modes is not None:
             parameter.requires_grad_(name not in modes["frozen"])
     for name, part in module.named_modules() if modes is not None else ():
@@ -204,12 +212,13 @@ def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
 
 def _restore_loops(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     top = trainer.fit_loop
-    try:
-        top.load_state_dict(checkpoint["loop_tree"])
-        for name, state in checkpoint["evaluation_loops"].items():
-            trainer._loops[name].load_state_dict(state)
-    except ConfigurationError as error:
-        raise CheckpointError(str(error)) from error
+    with taking_back("a loop cannot take back its state"):
+        try:
+            top.load_state_dict(checkpoint["loop_tree"])
+            for name, state in checkpoint["evaluation_loops"].items():
+                trainer._loops[name].load_state_dict(state)
+        except ConfigurationError as error:
+            raise CheckpointError(str(error)) from error
     saved = checkpoint["loop_tree"]["progress"]
     if saved["current"] and not saved["running"]:  # a fit that had ended goes on where it ended
         top.progress.current = saved["current"]

@@ -15,6 +15,7 @@ import re
 import shutil
 import struct
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -289,12 +290,32 @@ def _load(file: BinaryIO, path: Path, map_location: Any, verified: bool) -> Any:
         )
     file.seek(0)
     try:
+        if start[:1] == b"P":
+            _check_archive(file)
         with warnings.catch_warnings(action="ignore"):  # about the pickle protocol of files torch did not write
             return torch.load(file, map_location=map_location, weights_only=True)
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, DamagedCheckpointError):
         raise
     except Exception as error:  # damage can raise anything where no checksum found it
         raise _load_error(path, error, verified, is_pickle=start[:1] == b"\x80") from error
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Refuse an archive that unfolds to more than its file is, or that says two things by one name.
+
+    Raises:
+        DamagedCheckpointError: members are compressed, share their bytes, or have the same name.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    names = {member.filename for member in members}
+    if sum(member.file_size for member in members) > size or len(names) != len(members):
+        raise DamagedCheckpointError(
+            f"{file.name} is no checkpoint: its archive holds compressed, overlapping or doubled members, which nobody "
+            "writes who saves one. Take another copy."
+        )
 
 
 _UNSAFE = re.compile(r"nsupported (global|class)|unrecognized function|blocklisted|Can only|Trying to")

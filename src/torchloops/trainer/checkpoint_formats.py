@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from torchloops.errors import CheckpointError, DamagedCheckpointError
+from torchloops.schema import check, check_size
+from torchloops.trainer.checkpoint_schema import CHECKPOINT, WEIGHTS
 
 __all__ = ["FORMAT", "upgraded"]
 
@@ -30,6 +32,9 @@ def upgraded(checkpoint: Any, path: Path, verified: bool) -> dict[str, Any]:
     """
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise DamagedCheckpointError(f'{path} is no checkpoint: it has no "state_dict".')
+    if (wrong := check_size(checkpoint)) is not None:
+        raise DamagedCheckpointError(f"{path} is no checkpoint: what it holds {wrong}. Take another one.")
+    check(checkpoint, WEIGHTS, f"{path}: checkpoint")
     version = checkpoint.get("format")
     if version is None:
         return checkpoint
@@ -54,6 +59,8 @@ def upgraded(checkpoint: Any, path: Path, verified: bool) -> dict[str, Any]:
             checkpoint["format"] = version
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(f"{path} is no checkpoint of format {version}: it lacks {error}.") from error
+    if "loop_tree" in checkpoint:
+        check(checkpoint, CHECKPOINT, f"{path}: checkpoint")
     return checkpoint
 
 

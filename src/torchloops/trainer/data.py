@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from torchloops.data.fingerprint import check_same, describe_loader
 from torchloops.data.source import draws_nothing
-from torchloops.errors import DataError, ResumeWarning
+from torchloops.errors import DataError, ResumeWarning, taking_back
 from torchloops.seeding import derive_seed, random_state, restore_random_state
 from torchloops.trainer.generators import isolated
 from torchloops.trainer.loaders import number_of_batches
@@ -251,8 +251,9 @@ class Batches:
         return states_of({**self._ordering.generators, **own_generators(self._source)})
 
     def _restore_order(self, generators: dict[str, Any], objects: dict[str, Any]) -> None:
-        restore_states({**self._ordering.generators, **own_generators(self._source)}, generators)
-        self._ordering.restore(objects)
+        with taking_back(f"what sets the order of the {self.name}"):
+            restore_states({**self._ordering.generators, **own_generators(self._source)}, generators)
+            self._ordering.restore(objects)
 
     def _restore_start(self, start: dict[str, Any]) -> None:
         """Put what sets the order back to where the epoch began."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchloops.errors import ConfigurationError
+from torchloops.errors import CheckpointError, ConfigurationError
 
 __all__ = ["Entry", "check_scalar"]
 
@@ -127,6 +127,11 @@ class Entry:
         entry.value, entry.metric = _unpacked(state["value"], device), metric
         entry.total, entry.weight = _unpacked(state["total"], device), state["weight"]
         entry.pending = _unpacked_values(state["pending"], device)
+        if sum(count for _, count in state["sizes"]) != len(entry.pending):
+            raise CheckpointError(
+                f"The checkpoint holds {len(entry.pending)} logged values of {entry.name!r}, and sizes of another "
+                "number. It was edited or is damaged: take the checkpoint before it, or a copy."
+            )
         entry.sizes = [size for size, count in state["sizes"] for _ in range(count)]
         entry.waiting = len(entry.pending)
         return entry

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from torchloops.schema import Either, check
 from torchloops.trainer.plain import plain_or_none
 
 __all__ = ["collect_metric_states", "metrics_in", "restore_metric_states"]
 
+_STATES = {torch.Tensor: torch.Tensor, list: Either([torch.Tensor], torch.Tensor)}
 _ATTRIBUTES = ("_update_count", "_forward_cache")
 
 
@@ -30,11 +32,17 @@ def collect_metric_states(module: Any) -> dict[str, Any]:
 
 
 def restore_metric_states(module: Any, states: dict[str, Any]) -> None:
-    """Give metrics back what `collect_metric_states` returned, on the device where they are."""
+    """Give metrics back what `collect_metric_states` returned, on the device where they are.
+
+    Raises:
+        DamagedCheckpointError: it is no state of theirs.
+    """
     for name, metric in metrics_in(module).items():
         if name in states:
-            for attribute, value in states[name]["state"].items():
-                setattr(metric, attribute, _moved(value, metric.device))
+            kinds = {key: _STATES[type(value)] for key, value in metric.metric_state.items() if type(value) in _STATES}
+            check(states[name]["state"], kinds, f"The metric module.{name}: state")
+            for attribute in kinds:
+                setattr(metric, attribute, _moved(states[name]["state"][attribute], metric.device))
             vars(metric).update({key: states[name][key] for key in _ATTRIBUTES}, _computed=None)
 
 

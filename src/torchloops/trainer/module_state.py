@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from torchloops.errors import ResumeWarning
-from torchloops.trainer.attributes import is_kept, names_of
+from torchloops.trainer.attributes import NO_STATE, is_kept, names_of
 from torchloops.values import NotPlainError, decode, encode, mark_or_identity
 
 __all__ = ["AttributeChanges", "restore_attributes"]
@@ -53,13 +53,13 @@ def restore_attributes(module: nn.Module, state: dict[str, Any]) -> None:
         for name, encoded in names.items():
             part = parts.get(path)
             try:
-                if part is None:
-                    raise NotPlainError(f"there is no part {path}")
+                if part is None or name in NO_STATE:
+                    raise NotPlainError(f"there is no part {path} with an attribute {name}")
                 part.__dict__[name] = decode(encoded, part.__dict__.get(name))
-            except (NotPlainError, TypeError, ValueError, RuntimeError, AttributeError):
+            except (NotPlainError, TypeError, ValueError, RuntimeError, AttributeError, LookupError):
                 lost.append(f"{path}.{name}".removeprefix("."))
     for path, name in state.get("gone", ()):
-        if path in parts:
+        if path in parts and name not in NO_STATE:
             parts[path].__dict__.pop(name, None)
     if lost:
         warnings.warn(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchloops.errors import ConfigurationError, DataError
+from torchloops.errors import ConfigurationError, DataError, taking_back
 from torchloops.hooks import is_overridden
 from torchloops.module import bind_log
 from torchloops.paths import is_inside
@@ -400,7 +400,8 @@ class Run:
 
     def _restore_positions(self, stage: str) -> None:
         for batches, state in zip(self._batches[stage], self.pending_data.pop(stage, ()), strict=False):
-            batches.load_state_dict(state)
+            with taking_back(f"the {batches.name} cannot be brought to where it was"):
+                batches.load_state_dict(state)
 
 
 _DATA_NAMES = {

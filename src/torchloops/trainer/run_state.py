@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchloops.errors import CheckpointError, ResumeWarning
+from torchloops.errors import ResumeWarning, taking_back
 from torchloops.hooks import is_overridden
 from torchloops.seeding import random_state, restore_random_state
 from torchloops.trainer.arguments import callback_key
 from torchloops.trainer.metric_states import metrics_in
+from torchloops.trainer.optimizer_states import kind_of, load_each
 from torchloops.trainer.plain import plain_or_none
 from torchloops.trainer.stopping import is_still_stopped
 
@@ -44,8 +45,8 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
         "last_batch": (state.batch_idx, state.is_last_batch),
         "optimizer_states": [optimizer.state_dict() for optimizer in run.optimizers_or_none()],
         "lr_schedulers": [config.scheduler.state_dict() for config in run.schedulers_or_none()],
-        "optimizer_classes": [_kind(optimizer) for optimizer in run.optimizers_or_none()],
-        "lr_scheduler_classes": [_kind(config.scheduler) for config in run.schedulers_or_none()],
+        "optimizer_classes": [kind_of(optimizer) for optimizer in run.optimizers_or_none()],
+        "lr_scheduler_classes": [kind_of(config.scheduler) for config in run.schedulers_or_none()],
         "callbacks": _callback_states(run),
         "loggers": [state_of(logger) for logger in run.loggers],
         "results": {stage: results.state_dict(names) for stage, results in run.all_results().items()},
@@ -72,22 +73,25 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
     run.load_data_state(saved["data"])  # before the optimizers, which may ask for the number of batches
     for callback in run.callbacks:
         if is_overridden(callback, "on_load_checkpoint"):
-            callback.on_load_checkpoint(trainer, trainer.module, {**checkpoint, **saved})
+            with taking_back(f"{type(callback).__name__}.on_load_checkpoint"):
+                callback.on_load_checkpoint(trainer, trainer.module, {**checkpoint, **saved})
     if saved["optimizer_states"]:  # none: no loop had asked for the optimizers, as in an outer loop's own run
-        _restore_each("optimizers", trainer.optimizers, saved["optimizer_states"], saved.get("optimizer_classes"))
+        load_each("optimizers", trainer.optimizers, saved["optimizer_states"], saved.get("optimizer_classes"))
         for optimizer in trainer.optimizers:
             optimizer._opt_called = bool(saved["global_step"])  # else torch warns of a scheduler that steps first
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         kinds = saved.get("lr_scheduler_classes")
-        _restore_each("learning-rate schedulers", schedulers, saved["lr_schedulers"], kinds)
+        load_each("learning-rate schedulers", schedulers, saved["lr_schedulers"], kinds)
     for callback in run.callbacks:
         restore_callback(run, callback)
     for logger, state in zip(run.loggers, saved["loggers"], strict=False):
-        if state and hasattr(logger, "load_state_dict"):
-            logger.load_state_dict(state)
+        with taking_back(f"the logger {type(logger).__name__} cannot take back its state"):
+            if state and hasattr(logger, "load_state_dict"):
+                logger.load_state_dict(state)
     metrics = metrics_in(trainer.module)
     for stage, results in saved["results"].items():
-        run.results_for(stage).load_state_dict(results, metrics, device=trainer.engine.device)
+        with taking_back("what was logged"):
+            run.results_for(stage).load_state_dict(results, metrics, device=trainer.engine.device)
     run.known_values().update({name: torch.as_tensor(value) for name, value in saved["metrics"].items()})
     run.remember_once(saved["once"])
     state = run.state
@@ -104,8 +108,9 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
 def restore_callback(run: Run, callback: Any) -> None:
     """Give a callback the state that it had when the run was saved."""
     state = run.restored.get("callbacks", {}).get(callback_key(callback))
-    if state:
-        callback.load_state_dict(state)
+    with taking_back(f"the callback {type(callback).__name__} cannot take back its state"):
+        if state:
+            callback.load_state_dict(state)
 
 
 def state_of(owner: Any) -> Any:
@@ -133,30 +138,3 @@ def _number(value: torch.Tensor) -> Any:
 def _callback_states(run: Run) -> dict[str, Any]:
     states = {callback_key(callback): state_of(callback) for callback in run.callbacks}
     return {key: state for key, state in states.items() if state}
-
-
-def _kind(part: Any) -> str:
-    """The class of an optimizer or scheduler, with those of the schedulers inside."""
-    inner = getattr(part, "_schedulers", None)
-    name = type(part).__qualname__
-    return f"{name}({', '.join(map(_kind, inner))})" if isinstance(inner, list | tuple) else name
-
-
-def _restore_each(what: str, targets: list[Any], states: list[Any], kinds: list[str] | None) -> None:
-    """Load states into what the module configures; ``kinds`` are not known of older checkpoints."""
-    if len(targets) != len(states):
-        raise CheckpointError(
-            f"The checkpoint holds {len(states)} {what}, the module configures {len(targets)}. "
-            "Resume with the module as it was when saved."
-        )
-    now = [_kind(target) for target in targets]
-    if kinds is not None and kinds != now:
-        raise CheckpointError(
-            f"The checkpoint's {what} are {', '.join(kinds)}, the module configures {', '.join(now)}. Resume with "
-            "those that the run had, or begin a new fit from its weights: load_from_checkpoint."
-        )
-    for target, state in zip(targets, states, strict=True):
-        try:
-            target.load_state_dict(state)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"The checkpoint's {what} do not fit the module's: {error}") from error

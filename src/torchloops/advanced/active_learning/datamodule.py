@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 from torchloops.advanced.active_learning.baal_heuristics import resolve_heuristic
 from torchloops.advanced.active_learning.given import WithLabels, given_labels, of_baal
 from torchloops.advanced.active_learning.heuristics import Heuristic
-from torchloops.advanced.active_learning.labelled_map import LabelledMap
+from torchloops.advanced.active_learning.labelled_map import MAP, LabelledMap
 from torchloops.advanced.active_learning.scoring import PoolScores
 from torchloops.advanced.active_learning.seeds import generator_for
 from torchloops.data.draws import draw_samples
@@ -27,8 +27,13 @@ from torchloops.data.loader_settings import source_of
 from torchloops.data.proxy import DataModuleProxy
 from torchloops.data.source import Source
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.schema import COUNT, check
 
-__all__ = ["ActiveLearningDataModule", "SmallLabelledSetWarning"]
+__all__ = ["STUDY", "ActiveLearningDataModule", "SmallLabelledSetWarning"]
+
+
+STUDY = {"labelled_map": MAP, "round": COUNT, "settings?": {str: Any}, "data?": {str: Any}, "datamodule?": Any}
+"""What `ActiveLearningDataModule.state_dict` returns; see `torchloops.schema`."""
 
 
 class SmallLabelledSetWarning(UserWarning):
@@ -418,6 +423,7 @@ class ActiveLearningDataModule(DataModuleProxy):
         Raises:
             CheckpointError: the state is of other data, or of a study with other settings.
         """
+        check(state_dict, STUDY, "ActiveLearningDataModule: state")
         settings = state_dict.get("settings", state_dict)  # format 1 had the seed beside the rest
         check_same("The study's data module", settings, self.settings)
         check_same("The training data of the study", state_dict.get("data", {}), self.description)

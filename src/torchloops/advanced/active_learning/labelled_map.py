@@ -8,8 +8,19 @@ from typing import Any
 
 from torchloops.advanced.active_learning.baal_import import import_baal
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.schema import COUNT, Either, Whole, check
 
-__all__ = ["LabelRecord", "LabelledMap", "records_from_state", "records_to_state"]
+__all__ = ["MAP", "RECORDS", "LabelRecord", "LabelledMap", "records_from_state", "records_to_state"]
+
+
+_RECORD = {
+    "sample_id": COUNT, "round": Whole(-1), "rank": COUNT, "source": str, "score?": float | None, "seconds?": float,
+}  # fmt: skip
+RECORDS = Either({name.removesuffix("?"): [kind] for name, kind in _RECORD.items()}, [_RECORD])
+"""What `records_to_state` returns, and what format 1 had; see `torchloops.schema`."""
+
+MAP = {"num_samples": COUNT, "excluded": [COUNT], "records": RECORDS}
+"""What `LabelledMap.state_dict` returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +204,22 @@ class LabelledMap:
         """Take back what `state_dict` returned.
 
         Raises:
-            DataError: the state is of a data set of another size.
+            DataError: the state is of a data set of another size, or names samples that are not there.
         """
+        check(state_dict, MAP, "The labels of the study: state")
         if state_dict["num_samples"] != self.num_samples:
             raise DataError(
                 f"The saved labels belong to a data set of {state_dict['num_samples']} samples, this one has "
                 f"{self.num_samples}. Use the data the run was started with."
             )
-        self.excluded = frozenset(state_dict["excluded"])
-        self._records = {record.sample_id: record for record in records_from_state(state_dict["records"])}
+        records = {record.sample_id: record for record in records_from_state(state_dict["records"])}
+        excluded = frozenset(state_dict["excluded"])
+        if max([*excluded, *records], default=-1) >= self.num_samples or excluded & records.keys():
+            raise DataError(
+                f"The saved labels name samples beyond the {self.num_samples} that there are, or some that belong to "
+                "the validation split. The checkpoint was edited: resume from one that was not."
+            )
+        self.excluded, self._records = excluded, records
         self._pool = None
 
     def to_baal(self, dataset: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from torchloops.advanced.active_learning.datamodule import ActiveLearningDataModule
-from torchloops.advanced.active_learning.labelled_map import LabelRecord, records_from_state, records_to_state
-from torchloops.advanced.active_learning.querying import PoolQuery, Query
+from torchloops.advanced.active_learning.datamodule import STUDY, ActiveLearningDataModule
+from torchloops.advanced.active_learning.labelled_map import RECORDS, LabelRecord, records_from_state, records_to_state
+from torchloops.advanced.active_learning.querying import QUERY, PoolQuery, Query
 from torchloops.advanced.active_learning.records import new_round, note_query, queries_table, rounds_table
 from torchloops.advanced.outer import OuterLoop
 from torchloops.data.asking import Asker
@@ -18,11 +18,19 @@ from torchloops.data.fingerprint import check_same, describe
 from torchloops.data.outputs import Meaning, check_outputs_name
 from torchloops.data.reader import Reader, declared_classes
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.schema import COUNT, Either, check
+from torchloops.trainer.checkpoint_schema import LIMITS, MEANING, SNAPSHOT
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["ActiveLearningLoop"]
+
+_ROW = {"round": COUNT, "n_labelled": COUNT, "n_pool": COUNT, "n_queried": COUNT, "epochs": COUNT}
+_STATE = {
+    "rows": [_ROW], "start": Either(SNAPSHOT, None), "data": Either(STUDY, None), "records?": Either(RECORDS, None),
+    "query?": Either(QUERY, None), "limits?": LIMITS, "meaning?": MEANING, "made_by?": {str: Any},
+}  # fmt: skip
 
 
 class ActiveLearningLoop(OuterLoop):
@@ -305,6 +313,7 @@ class ActiveLearningLoop(OuterLoop):
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         from torchloops.trainer.snapshot import Snapshot
 
+        check(state_dict, _STATE, "ActiveLearningLoop: state")
         self.check_limits(state_dict.get("limits", {}))
         check_same("ActiveLearningLoop", state_dict.get("made_by", {}), self._made_by)
         meaning = state_dict.get("meaning")

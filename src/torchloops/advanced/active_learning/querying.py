@@ -14,12 +14,19 @@ from torchloops.advanced.active_learning.scoring import PoolScores, score_ids, s
 from torchloops.data.label_values import as_array
 from torchloops.data.reader import Reader
 from torchloops.errors import ConfigurationError
+from torchloops.schema import COUNT
 from torchloops.seeding import derive_seed, isolated_generators
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
 
-__all__ = ["PoolQuery", "Query"]
+__all__ = ["QUERY", "PoolQuery", "Query"]
+
+QUERY = {
+    "best": {"sample_ids": [COUNT], "scores": Tensor, "predictions?": list | None, "seed?": int},
+    "score_mean": float, "score_std": float, "seconds": float,
+}  # fmt: skip
+"""What `Query.state_dict` returns; see `torchloops.schema`."""
 
 _PROVISIONAL = ("last operation", "all answers", "labels")
 

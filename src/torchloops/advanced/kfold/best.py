@@ -8,8 +8,11 @@ from torchloops.advanced.kfold.weights import weights_of
 from torchloops.callbacks import Callback
 from torchloops.callbacks.monitoring import is_better, monitored_value, worst
 from torchloops.errors import ConfigurationError
+from torchloops.schema import COUNT, Either, check
 
 __all__ = ["KeepBest", "find_monitor"]
+
+_STATE = {"epoch": Either(COUNT, None), "score": float, "weights": {str: Any}}
 
 
 class KeepBest(Callback):
@@ -46,6 +49,7 @@ class KeepBest(Callback):
         return {"epoch": self.epoch, "score": self.score, "weights": self._weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "The best epoch of a fold: state")
         self.epoch, self.score, self._weights = state_dict["epoch"], state_dict["score"], state_dict["weights"]
 
     def finish(self, module: Any) -> None:

@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchloops.advanced.kfold.records import FoldResult, folds_table, oof_table, summary_table
+from torchloops.advanced.kfold.records import RESULT, FoldResult, folds_table, oof_table, summary_table
 from torchloops.advanced.kfold.splits import Splits
 from torchloops.errors import ConfigurationError, DataError, differences
 from torchloops.files import given_path, write_whole
+from torchloops.schema import check
 
 if TYPE_CHECKING:
     from torchloops.advanced.kfold.loop import KFoldLoop
@@ -24,6 +25,7 @@ __all__ = ["KFoldFolder", "find_folder"]
 _RESULT = "result.ckpt"
 _FOLD = re.compile(r"fold_(0|[1-9][0-9]*)")
 _KEY = "kfold"
+_SAVED = {_KEY: {"result": RESULT, "splits": str | None, "start": str, "settings?": {str: Any}}}
 
 
 def find_folder(export_path: str | Path | None, run: Any) -> KFoldFolder | None:
@@ -108,6 +110,7 @@ class KFoldFolder:
         results = {}
         for fold in self.finished_folds():
             checkpoint = read_checkpoint(self.path / f"fold_{fold}" / _RESULT)
+            check(checkpoint, _SAVED, str(self.path / f"fold_{fold}" / _RESULT))
             state = checkpoint[_KEY]
             if state["result"]["row"]["fold"] != fold:
                 raise ConfigurationError(

@@ -7,14 +7,18 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchloops.trainer.attributes import Attributes, is_same
 from torchloops.trainer.buffers import collect_buffers, restore_buffers
 from torchloops.trainer.plain import plain_or_none
 from torchloops.trainer.snapshot import Snapshot
 
-__all__ = ["LeftBehind", "LostAttributesWarning", "warn_of_lost"]
+__all__ = ["LEFT_BEHIND", "LeftBehind", "LostAttributesWarning", "warn_of_lost"]
+
+
+LEFT_BEHIND = {"buffers": {str: Tensor}, "attributes": {str: Any}, "others": [str]}
+"""What `LeftBehind.state_dict` returns; see `torchloops.schema`."""
 
 
 class LostAttributesWarning(UserWarning):

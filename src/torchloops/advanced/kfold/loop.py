@@ -21,13 +21,14 @@ from torchloops.advanced.kfold.predicting import Asking, interpret, settle, sett
 from torchloops.advanced.kfold.preparing import check_test_data, find_data, find_splits, settings_of
 from torchloops.advanced.kfold.records import FoldResult, folds_table, inner_tables, oof_table, summary_table
 from torchloops.advanced.kfold.splits import Splits
-from torchloops.advanced.kfold.state import KFoldState
+from torchloops.advanced.kfold.state import KFOLD_STATE, KFoldState
 from torchloops.advanced.kfold.worker import remove_jobs, take_over_jobs
 from torchloops.advanced.outer import OuterLoop
 from torchloops.data.fingerprint import check_same, describe
 from torchloops.data.label_values import as_array
 from torchloops.data.outputs import Meaning, check_outputs_name
 from torchloops.errors import ConfigurationError
+from torchloops.schema import check
 from torchloops.trainer.loaders import as_loaders
 
 if TYPE_CHECKING:
@@ -496,6 +497,7 @@ class KFoldLoop(OuterLoop):
         return {**self._state.state_dict(), "made_by": self._made_by, "limits": self.limits_state()}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, KFOLD_STATE, "KFoldLoop: state")
         self.check_limits(state_dict.get("limits", {}))
         check_same("KFoldLoop", state_dict.get("made_by", {}), self._made_by)
         self._state = KFoldState.from_state_dict(state_dict)

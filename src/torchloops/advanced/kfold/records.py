@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchloops.advanced.kfold.left_behind import LeftBehind
+from torchloops.advanced.kfold.left_behind import LEFT_BEHIND, LeftBehind
 from torchloops.advanced.kfold.weights import load_weights
+from torchloops.schema import COUNT, Either, check
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "FoldResult", "corrected_interval", "folds_table", "inner_tables", "oof_table", "per_sample_interval",
+    "RESULT", "FoldResult", "corrected_interval", "folds_table", "inner_tables", "oof_table", "per_sample_interval",
     "per_sample_values", "summary_table",
 ]  # fmt: skip
 
@@ -30,6 +31,16 @@ _COLUMNS = (
 _SUMMARY_COLUMNS = ("metric", "mean", "std", "nb_low", "nb_high", "oof_low", "oof_high", "n_folds", "optimistic")
 _NOT_NEGATIVE = ("oof/log_loss", "oof/mse", "oof/mae")
 _SHARES = {"accuracy", "acc", "auroc", "auc", "f1", "f1_score", "precision", "recall", "iou", "jaccard", "dice", "top5"}
+
+
+_OPTIONAL = Either(Tensor, None)
+RESULT = {
+    "row": {"fold": COUNT, "repeat": COUNT, "n_train": COUNT, "n_test": COUNT, "epochs": COUNT, "steps": COUNT},
+    "sample_ids": [COUNT], "predictions?": _OPTIONAL, "probabilities?": _OPTIONAL, "targets?": _OPTIONAL,
+    "answers?": _OPTIONAL, "kind?": str | None, "classes?": Either([str], None), "last?": str | None,
+    "weights?": {str: Any}, "weights_hash?": str, "left?": Either(LEFT_BEHIND, None), "tables?": {str: {str: list}},
+}  # fmt: skip
+"""What `FoldResult.state_dict` returns; see `torchloops.schema`."""
 
 
 @dataclass
@@ -88,7 +99,12 @@ class FoldResult:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> FoldResult:
-        """The result that `state_dict` described."""
+        """The result that `state_dict` described.
+
+        Raises:
+            DamagedCheckpointError: it is none.
+        """
+        check(state, RESULT, "The result of a fold: result")
         known = {entry.name: state[entry.name] for entry in fields(cls) if entry.name in state}
         return cls(**{**known, "left": LeftBehind(state.get("left"))})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,17 @@ import numpy as np
 
 from torchloops.data.fingerprint import fingerprint
 from torchloops.errors import DataError
+from torchloops.schema import COUNT, Either, Whole, check, read_json
 
-__all__ = ["Split", "Splits"]
+__all__ = ["SPLITS", "Split", "Splits"]
 
 _REST = "all others"
+_TRAIN = Either([COUNT], lambda part: None if part == _REST else f"should be {_REST!r}")
+SPLITS = {
+    "n_samples": Whole(1, 10**8), "splitter": str, "seed": int, "num_repeats": Whole(1),
+    "folds": [{"test": [COUNT], "train": _TRAIN}],
+}  # fmt: skip
+"""What `Splits.to_dict` returns; see `torchloops.schema`."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +112,7 @@ class Splits:
         Raises:
             DataError: the file cannot be read, or something in it is missing or of the wrong type.
         """
-        try:
-            state = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file} is no JSON: {error}. Correct it, or remove it.") from error
+        state = read_json(file, Any, DataError, "Correct it, or remove it.")
         try:
             return cls.from_dict(state)
         except DataError as error:
@@ -122,25 +125,19 @@ class Splits:
         Raises:
             DataError: something is missing or of the wrong type.
         """
-        try:
-            n_samples = int(state["n_samples"])
-            folds = []
-            for index, entry in enumerate(state["folds"]):
-                test = _integers(entry["test"])
-                train = _others(test, n_samples) if entry["train"] == _REST else _integers(entry["train"])
-                folds.append(Split(index, train, test))
-            return cls(n_samples, folds, str(state["splitter"]), int(state["seed"]), int(state["num_repeats"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"The splits cannot be read: {type(error).__name__}: {error}. Expected n_samples, splitter, seed, "
-                'num_repeats, and for every fold a list "test" and "train" (a list or "all others").'
-            ) from error
+        check(state, SPLITS, "The splits cannot be read: splits", DataError, _EXPECTED)
+        n_samples, folds = state["n_samples"], []
+        for index, entry in enumerate(state["folds"]):
+            test = list(entry["test"])
+            train = _others(test, n_samples) if entry["train"] == _REST else list(entry["train"])
+            folds.append(Split(index, train, test))
+        return cls(n_samples, folds, state["splitter"], state["seed"], state["num_repeats"])
 
 
-def _integers(values: Any) -> list[int]:
-    if not isinstance(values, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        raise TypeError("a part of a fold must be a list of whole numbers")
-    return list(values)
+_EXPECTED = (
+    'Expected n_samples, splitter, seed, num_repeats, and for every fold a list "test" and "train" (a list or '
+    '"all others") of sample ids, which count from 0.'
+)
 
 
 def _others(test: list[int], n_samples: int) -> list[int]:

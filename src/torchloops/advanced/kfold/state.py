@@ -5,17 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torchloops.advanced.kfold.records import FoldResult
-from torchloops.advanced.kfold.splits import Splits
+from torchloops.advanced.kfold.records import RESULT, FoldResult
+from torchloops.advanced.kfold.splits import SPLITS, Splits
 from torchloops.data.fingerprint import fingerprint
 from torchloops.errors import CheckpointError
+from torchloops.schema import COUNT, Either, Whole
+from torchloops.trainer.checkpoint_schema import LIMITS, MEANING, SNAPSHOT, random_states
 
 if TYPE_CHECKING:
     from torchloops.advanced.kfold.export import KFoldFolder
 
-__all__ = ["KFoldState"]
+__all__ = ["KFOLD_STATE", "KFoldState"]
 
 _PLAIN = ("unfinished", "data", "random", "meaning", "job_threads", "ensemble_scores", "is_tested", "is_refitted")
+
+
+KFOLD_STATE = {
+    "results": [RESULT], "arrived?": [RESULT], "missing_folds": [COUNT], "start": Either(SNAPSHOT, None),
+    "splits": Either(SPLITS, None), "unfinished?": Either(COUNT, None), "data?": {str: Any},
+    "random?": Either(random_states, None), "meaning?": MEANING, "job_threads?": Either(Whole(1), None),
+    "ensemble_scores?": {str: float}, "is_tested?": bool, "is_refitted?": bool, "limits?": LIMITS,
+    "made_by?": {str: Any},
+}  # fmt: skip
 
 
 @dataclass
@@ -108,6 +119,12 @@ class KFoldState:
         from torchloops.trainer.snapshot import Snapshot
 
         start, splits, results = state["start"], state["splits"], state["results"]
+        numbers = sorted([each["row"]["fold"] for each in results] + state["missing_folds"])
+        if numbers != list(range(len(numbers))) or state.get("unfinished") not in (None, *numbers):
+            raise CheckpointError(
+                f"The checkpoint knows the folds {numbers} and is inside fold {state.get('unfinished')}; expected "
+                "folds from 0 on, each once. It was edited: resume from one that was not."
+            )
         return cls(
             len(results) + len(state["missing_folds"]),
             _by_fold(results),

@@ -13,13 +13,17 @@ from torch import Tensor
 from torchloops.errors import ConfigurationError, DataError
 from torchloops.loops.step import call_step
 from torchloops.module import module_modes
+from torchloops.schema import COUNT, Either, check
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
+from torchloops.trainer.checkpoint_schema import DATA_POSITION, random_states
 from torchloops.trainer.data import Batches
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
 
 __all__ = ["GuideBatches", "GuidePass"]
+
+_POSITION = {"passes": COUNT, "taken": COUNT, "batches": DATA_POSITION}
 
 _END = object()
 
@@ -78,6 +82,7 @@ class GuideBatches:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
+        check(state, _POSITION, "The guide data: state")
         self.passes, self.taken = state["passes"], state["taken"]
         self.batches.load_state_dict(state["batches"])
         self._iterator = None
@@ -183,6 +188,7 @@ class GuidePass:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
+        check(state, {"data": Any, "random": Either(random_states, None)}, "The guide: state")
         self.data.load_state_dict(state["data"])
         self._random = state["random"]
 

@@ -15,11 +15,14 @@ from torchloops.advanced.validation_guided.steps import GuidedSteps
 from torchloops.data.fingerprint import check_same, describe
 from torchloops.errors import ConfigurationError
 from torchloops.loops.training_epoch_loop import TrainingEpochLoop
+from torchloops.schema import Either, check
 
 if TYPE_CHECKING:
     from torchloops.trainer.data import Batches
 
 __all__ = ["ValidationGuidedLoop"]
+
+_STATE = {"guide": Either({"run?": str}, None), "functions?": {str: Any}}
 
 
 class ValidationGuidedLoop(TrainingEpochLoop):
@@ -213,6 +216,7 @@ class ValidationGuidedLoop(TrainingEpochLoop):
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
+        check(state_dict, _STATE, "ValidationGuidedLoop: state")
         check_same("ValidationGuidedLoop", state_dict.get("functions", {}), self._functions)
         guide = state_dict["guide"]
         self._saved = guide if guide is None or "run" in guide else {"run": "", "steps": guide}  # the latter: format 1

@@ -13,11 +13,18 @@ from torchloops.advanced.validation_guided.guide import GuidePass
 from torchloops.advanced.validation_guided.reweighting import SampleLosses, alignments
 from torchloops.advanced.validation_guided.scaling import gradients_of, scale_gradients
 from torchloops.errors import ConfigurationError
+from torchloops.schema import COUNT, Either, Whole, check, scalar
 
 if TYPE_CHECKING:
     from torchloops.advanced.validation_guided.loop import ValidationGuidedLoop
 
 __all__ = ["GuidedSteps"]
+
+_TRACK = {
+    "steps": COUNT, "guided_at": Whole(-1), "factor": scalar, "share?": Either(scalar, None),
+    "history": torch.Tensor | None, "direction": [torch.Tensor | None],
+}  # fmt: skip
+_STATE = {"guide": Any, "tracks": [_TRACK]}
 
 _HISTORY = 1000  # earlier guide losses that a scale function sees
 
@@ -174,6 +181,7 @@ class GuidedSteps:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
+        check(state, _STATE, "The guidance: state")
         self.guide.load_state_dict(state["guide"])
         for track, saved in zip(self.tracks, state["tracks"], strict=True):
             track.load_state_dict(self.trainer.to_device(saved))

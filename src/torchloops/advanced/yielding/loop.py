@@ -8,8 +8,11 @@ from typing import Any
 
 from torchloops.advanced.yielding.step import YieldingStep
 from torchloops.loops.loop import Loop
+from torchloops.schema import check
 
 __all__ = ["YieldLoop"]
+
+_STATE = {"starts?": [bool]}
 
 
 class YieldLoop(Loop):
@@ -92,4 +95,5 @@ class YieldLoop(Loop):
         return {"starts": [] if all(starts) else starts}  # all: nothing to keep for a run to come
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, _STATE, "YieldLoop: state")
         self._saved_starts = state_dict.get("starts", [])
