@@ -82,7 +82,7 @@ def _differ(one: Any, other: Any) -> bool:
     if hasattr(one, "equal") and type(one) is type(other):  # tensors have no single answer to !=
         return not one.equal(other)
     try:
-        return bool(one != other)
+        return bool(one != other) and repr(one) != repr(other)  # a number that is not one is no other
     except (RuntimeError, ValueError):  # tensors inside
         return repr(one) != repr(other)
 
