@@ -1,5 +1,6 @@
 """Studies that are cut at every safe point and go on end as if nothing had happened: weights, tables, queries."""
 
+import contextlib
 import os
 import signal
 
@@ -22,7 +23,7 @@ from torchloops import (
     YieldLoop,
 )
 from torchloops.advanced.active_learning import PoolScores
-from torchloops.errors import CheckpointError, ConfigurationError
+from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.trainer.checkpoint_file import read_checkpoint, write_checkpoint
 
 
@@ -550,6 +551,27 @@ def test_folds_in_other_processes_are_kept_as_they_end(tmp_path):
     for jobs, index in ((2, kept.index(0)), (2, kept.index(1)), (1, kept.index(1)), (1, kept.index(2))):
         _, resumed = study(tmp_path / f"from_{jobs}_{index}", trainer.files[index], jobs)
         assert all(same(resumed[key], value) for key, value in whole.items() if key != "random")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "threads", "words"), [(2, None, "2 threads of torch.* have 1 .n_jobs=2"), (2, 2, None)]
+)
+def test_folds_of_another_number_of_threads_are_warned_of(tmp_path, jobs, threads, words):
+    data = KFoldDataModule(samples(30), batch_size=8, test_dataset=samples(12, 1))
+
+    def study(folder, checkpoint, **options):
+        torch.manual_seed(0)
+        return folds(folder, checkpoint, KFoldLoop(3, threads=threads, **options), data, callbacks=[], max_epochs=1)
+
+    try:
+        torch.set_num_threads(2)
+        trainer, _ = study(tmp_path / "whole", None)
+        states = [read_checkpoint(file)["loop_tree"]["state_dict"] for file in trainer.files]
+        cut = trainer.files[[len(state["results"]) for state in states].index(1)]
+        with pytest.warns(ResumeWarning, match=words) if words else contextlib.nullcontext():
+            study(tmp_path / "cut", cut, n_jobs=jobs)
+    finally:
+        torch.set_num_threads(1)
 
 
 class OwnFolds(DataModule):

@@ -246,6 +246,16 @@ def test_another_number_of_gpus_is_warned_about(keeping, tmp_path):
 # ends
 
 
+def test_another_number_of_threads_is_warned_about(keeping, tmp_path):
+    try:
+        torch.set_num_threads(2)
+        keeping(max_epochs=1).fit(TinyClassifier(), random_batches(4))
+    finally:
+        torch.set_num_threads(1)
+    with pytest.warns(ResumeWarning, match=r"computed with 2 threads of torch, and there are 1 now.*OMP_NUM_THREADS=2"):
+        keeping(max_epochs=2).fit(TinyClassifier(), random_batches(4), ckpt_path=tmp_path)
+
+
 class Stop(Callback):
     """Raises KeyboardInterrupt at the end of a batch, counted over all runs, or inside of one."""
 
@@ -546,6 +556,10 @@ def test_other_settings_are_refused_by_name(keeping, changes, named):
         ([torch.ones(2)], [torch.zeros(2)], True),
         (nn.Identity(), nn.Flatten(), False),  # no plain data: nobody can tell
         (Path("a"), "a", False),
+        (float("nan"), float("nan"), False),
+        (float("nan"), 1.0, True),
+        ({"a": [float("nan"), 1]}, {"a": [float("nan"), 1]}, False),
+        ({"a": [float("nan"), 1]}, {"a": [float("nan"), 2]}, True),
     ],
 )
 def test_hyperparameters_of_every_kind_are_compared(keeping, before, now, is_other):

@@ -19,7 +19,13 @@ from torchloops.trainer.checkpoint_formats import FORMAT
 from torchloops.trainer.metric_states import collect_metric_states, restore_metric_states
 from torchloops.trainer.plain import plain
 from torchloops.trainer.run_state import OF_A_PROCESS, collect_run, restore_run, state_of
-from torchloops.trainer.settings import changed_arguments, check_settings, collect_settings, hyperparameters_of
+from torchloops.trainer.settings import (
+    changed_arguments,
+    check_settings,
+    collect_settings,
+    hyperparameters_of,
+    warn_of_other_threads,
+)
 from torchloops.trainer.stopping import limits_of
 
 if TYPE_CHECKING:
@@ -39,7 +45,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
     ``evaluation_loops`` (those that are running), ``torchmetrics``, ``buffers`` (those that ``state_dict`` leaves out),
     ``attributes`` (of the module's parts, those that have changed), ``gradients``, ``modes``, ``precision``,
     ``datamodule``, ``first_batches``, ``settings``, ``limits``,
-    ``changed_arguments``, ``inside_batch``, ``processes``.
+    ``threads``, ``changed_arguments``, ``inside_batch``, ``processes``.
 
     Args:
         trainer: the Trainer whose current run is saved; all its processes call this together.
@@ -73,6 +79,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
             "attributes": trainer.attribute_changes.state_dict(module) if trainer.attribute_changes else {},
             "settings": collect_settings(trainer),
             "limits": limits_of(trainer),
+            "threads": trainer.threads,
             "changed_arguments": changed_arguments(trainer),
             "inside_batch": trainer.state.in_batch,
         }
@@ -165,6 +172,7 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
             f"{type(trainer.module).__name__}.load_from_checkpoint and start a new fit."
         )
     check_settings(trainer, checkpoint["settings"])
+    warn_of_other_threads(trainer, checkpoint.get("threads"))
     if checkpoint["inside_batch"]:
         warnings.warn(
             "The checkpoint was taken in the middle of a batch, which is trained on again: the run will not end as it "

@@ -49,6 +49,7 @@ class Lifecycle(Runs):
     Attributes:
         limit_batches: batches an epoch of each stage has at most.
         continues_a_run: the current or last fit was given a checkpoint, if only one that was not there yet.
+        threads: of torch, when the current or last fit began; loops may change it for the time of an iteration.
         resumed_from: the checkpoint that the current or last fit went on from; None: it began anew.
         arguments_to_change: values that arguments had been given on the way when the checkpoint was taken.
         attribute_changes: what the fit has changed in the module's attributes; None outside of one.
@@ -57,6 +58,7 @@ class Lifecycle(Runs):
     continues_a_run: bool = False
     attribute_changes: AttributeChanges | None = None
     resumed_from: Path | None = None
+    threads: int | None = None
     arguments_to_change: dict[str, Any] = {}  # noqa: RUF012  replaced, never changed
     arguments: dict[str, Any]
     returned_optimizers: ReturnedOptimizers
@@ -182,6 +184,7 @@ class Lifecycle(Runs):
                 part.progress.current = part.progress.total = 0
                 part.__dict__["_restarting"] = False
                 part.__dict__["_watch"] = None
+        self.threads = torch.get_num_threads()
         self.run.enter_stage("train")
         self._resumed, self._checkpoint, self.arguments_to_change = [], {}, {}
         self._arrival = self.attribute_changes = None

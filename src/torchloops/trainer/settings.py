@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from torchloops.errors import CheckpointError, differences
+import torch
+
+from torchloops.errors import CheckpointError, ResumeWarning, differences
 from torchloops.trainer.plain import plain_or_none
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
-__all__ = ["changed_arguments", "check_settings", "collect_settings", "hyperparameters_of"]
+__all__ = ["changed_arguments", "check_settings", "collect_settings", "hyperparameters_of", "warn_of_other_threads"]
 
 _ARGUMENTS = (
     "accumulate_grad_batches", "check_val_every_n_epoch", "gradient_clip_algorithm", "gradient_clip_val",
@@ -60,3 +63,21 @@ def check_settings(trainer: Lifecycle, saved: dict[str, Any]) -> None:
             f"The run to resume had other settings: {'; '.join(changed)}. Resume it with its own settings, or begin a "
             "new fit from its weights: load_from_checkpoint."
         )
+
+
+def warn_of_other_threads(trainer: Lifecycle, before: int | None) -> None:
+    """Warn where torch computes with another number of threads than when the run was saved, which it may change.
+
+    Args:
+        trainer: its fit was just restored.
+        before: threads of torch at the start of the fit that was saved; None: not known.
+    """
+    now = torch.get_num_threads()
+    if before in (None, now) or trainer.engine.device.type != "cpu":
+        return
+    warnings.warn(
+        f"The run to resume computed with {before} threads of torch, and there are {now} now: last digits may differ. "
+        f"Set torch.set_num_threads({before}), or OMP_NUM_THREADS={before} before the program starts.",
+        ResumeWarning,
+        stacklevel=2,
+    )

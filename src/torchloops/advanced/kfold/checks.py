@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchloops.advanced.kfold.ensemble import check_ensemble
 from torchloops.advanced.kfold.splitters import SPLITTERS
-from torchloops.errors import CheckpointError, ConfigurationError, DataError, did_you_mean
+from torchloops.errors import CheckpointError, ConfigurationError, DataError, ResumeWarning, did_you_mean
 
 if TYPE_CHECKING:
     from torchloops.advanced.kfold.records import FoldResult
@@ -20,6 +20,7 @@ __all__ = [
     "check_folds",
     "check_free",
     "check_new",
+    "warn_of_other_threads",
 ]
 
 
@@ -138,5 +139,17 @@ def check_new(result: FoldResult, finished: Sequence[FoldResult]) -> None:
             "on, so its score is optimistic (column `optimistic`). Give inner_split=0.1: the fold then watches a "
             "part of its training samples.",
             OptimisticScoreWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_other_threads(before: int | None, now: int, jobs: int) -> None:
+    """Warn where folds to come are computed with another number of torch threads than those before a resume."""
+    if before not in (None, now):
+        warnings.warn(
+            f"The folds so far were computed with {before} threads of torch, and those to come have {now} "
+            f"(n_jobs={jobs}): last digits may differ. Resume with the n_jobs and threads that the run had; "
+            "KFoldLoop(threads=...) holds them from the start.",
+            ResumeWarning,
             stacklevel=2,
         )

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from torchloops.advanced.kfold.best import find_monitor
-from torchloops.advanced.kfold.checks import check_arguments, check_folds, check_free, check_new
+from torchloops.advanced.kfold.checks import (
+    check_arguments,
+    check_folds,
+    check_free,
+    check_new,
+    warn_of_other_threads,
+)
 from torchloops.advanced.kfold.ensemble import build_ensemble, check_votes
 from torchloops.advanced.kfold.ensemble_scores import score_ensemble
 from torchloops.advanced.kfold.export import KFoldFolder, find_folder
@@ -363,6 +369,10 @@ class KFoldLoop(OuterLoop):
         if state.job_threads is None and jobs > 1:
             state.job_threads = self.threads or max(torch.get_num_threads() // jobs, 1)
         self._fold_plan = replace(self._fold_plan, threads=state.job_threads or self.threads)
+        threads = self._fold_plan.threads or torch.get_num_threads()
+        if left or state.unfinished is not None:
+            warn_of_other_threads(state.threads, threads, jobs)
+            state.threads = threads
         if jobs > 1:
             folds = [(fold, self._repeat(fold)) for fold in left]
             self._elsewhere = run_in_parallel(self.trainer, self.fit_loop, self._data, self._fold_plan, folds, jobs)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KFOLD_STATE", "KFoldState"]
 
-_PLAIN = ("unfinished", "data", "random", "meaning", "job_threads", "ensemble_scores", "is_tested", "is_refitted")
+_PLAIN = (
+    "unfinished", "data", "random", "meaning", "job_threads", "threads", "ensemble_scores", "is_tested",
+    "is_refitted",
+)  # fmt: skip
 
 
 KFOLD_STATE = {
@@ -45,6 +48,7 @@ class KFoldState:
         random: generators at the start, for a data module that splits at random.
         meaning: how the answers of all folds are read, as the arguments of a `Meaning`; None: not found yet.
         job_threads: torch threads a fold computes with, once folds ran in other processes.
+        threads: torch threads the folds so far were computed with; None: not known.
         ensemble_scores: of the ensemble on the test set.
         is_tested, is_refitted: the ensemble was scored, and a last model trained, after the last fold.
     """
@@ -60,6 +64,7 @@ class KFoldState:
     random: Any = None
     meaning: dict[str, str] | None = None
     job_threads: int | None = None
+    threads: int | None = None
     ensemble_scores: dict[str, float] = field(default_factory=dict)
     is_tested: bool = False
     is_refitted: bool = False

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from torchloops.advanced.kfold.fold_run import FoldPlan, run_fold
+from torchloops.advanced.kfold.fold_run import FoldPlan, run_fold, threads_set_to
 from torchloops.advanced.kfold.records import FoldResult
 from torchloops.data.proxy import DataModuleProxy
 from torchloops.errors import ConfigurationError
@@ -85,7 +85,8 @@ def _run(parts: dict[str, Any], fold: int, repeat: int, position: int) -> FoldRe
         data = DataModuleProxy(data.datamodule, is_prepared=True)
     last = folder / "checkpoints" / "last.ckpt"
     was_cut = last.is_file() or previous_path(last).is_file()
-    trainer.fit(parts["module"], datamodule=data, ckpt_path=folder if was_cut else None)
+    with threads_set_to(parts["plan"].threads):
+        trainer.fit(parts["module"], datamodule=data, ckpt_path=folder if was_cut else None)
     assert loop.result is not None
     return loop.result
 
