@@ -50,7 +50,7 @@ def write_whole(path: Path, content: str | bytes, durable: bool = True) -> Path:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     if durable:
         sync_folder(path.parent)
     return path

@@ -15,24 +15,22 @@ __all__ = ["BUILDERS", "CONTROL", "SABOTAGED"]
 
 
 class OwnGenerator(Dropping):
-    """Draws from a generator that nobody saves."""
+    """Draws from a generator that nobody saves: one of the class."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return super().training_step(batch, batch_idx) * (1 + torch.rand((), generator=self.generator))
 
 
 class Counting(Dropping):
-    """Counts its steps in an attribute, and takes smaller ones as it goes."""
+    """Counts its steps in an attribute of the class, and takes smaller ones as it goes."""
 
     steps = 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        self.steps += 1
-        return super().training_step(batch, batch_idx) / self.steps
+        Counting.steps += 1
+        return super().training_step(batch, batch_idx) / Counting.steps
 
 
 class Forgetful(AveragedWeights):

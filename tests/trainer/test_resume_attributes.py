@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset, random_split
 from torchvision.transforms import v2
 
-from torchloops import FitLoop, KFoldDataModule, KFoldLoop, Loop, Trainer, seed_everything
+from torchloops import FitLoop, KFoldDataModule, KFoldLoop, Loop, LoopModule, Trainer, seed_everything
 from torchloops.callbacks import Callback
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
 from torchloops.testing import ContractError, TinyClassifier, check_loop, random_dataset, random_loader
@@ -325,6 +325,26 @@ def test_what_cannot_be_held_is_named_on_resume(study):
         warnings.simplefilter("always")
         study(KeepsAFunction, after=(3,))
     assert any("box" in str(w.message) for w in caught if w.category is ResumeWarning)
+
+
+class Recurrent(LoopModule):
+    """An LSTM keeps a list of its own weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 10)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.head(self.cells(batch[0].reshape(-1, 4, 8))[0][:, -1]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+def test_attributes_that_are_weights_stay_the_weights(study):
+    for _, (resumed, _, _) in study(Recurrent):
+        kept = zip(resumed.cells._flat_weights, resumed.cells.parameters(), strict=True)
+        assert all(one is other for one, other in kept)
 
 
 # a callback that exchanges weights

@@ -73,10 +73,21 @@ def restore_attributes(module: nn.Module, state: dict[str, Any]) -> None:
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    own = {id(value) for value in [*module.parameters(), *module.buffers(), *module.modules()]}
     for path, part in module.named_modules():
         if hasattr(part, "metric_state"):
             continue
         for name in names_of(part):
             value = part.__dict__[name]
-            if not is_kept(value) and not type(value).__module__.startswith("torchloops."):
+            if is_kept(value) or type(value).__module__.startswith("torchloops."):
+                continue
+            if not _refers_to(value, own):  # as an RNN does, to its weights: these are saved as such
                 yield path, name, value
+
+
+def _refers_to(value: Any, own: set[int], depth: int = 4) -> bool:
+    """Whether a value is, or holds, one of some objects."""
+    if id(value) in own:
+        return True
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+    return bool(depth) and any(_refers_to(item, own, depth - 1) for item in inside)

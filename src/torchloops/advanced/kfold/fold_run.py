@@ -86,7 +86,7 @@ def run_fold(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan, fold: int,
     inner_run = trainer.isolated(f"fold_{split.fold}", start=plan.start, seed=seed, data=study)
     with threads_set_to(plan.threads), inner_run as run:
         began = run.once("start", lambda: _begin(trainer, plan, split))
-        check_same(f"Fold {split.fold}", {"samples (hash)": began["samples"]}, {"samples (hash)": split.hash})
+        check_same(f"Fold {split.fold}", {"samples (hash)": began.get("samples")}, {"samples (hash)": split.hash})
         keeper = _add_keeper(run, plan)
         trained = run.once("fit", lambda: _train(run, fit_loop, split))
         if keeper is not None:
