@@ -13,6 +13,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # processes that tests start compute with as many threads as this one
 
 
 @pytest.fixture(autouse=True)
