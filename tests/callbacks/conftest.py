@@ -38,7 +38,7 @@ class FakeTrainer:
     def log(self, **values: float) -> None:
         self.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
 
-    def save_checkpoint(self, path: str | Path, weights_only: bool = False) -> None:
+    def save_checkpoint(self, path: str | Path, weights_only: bool = False, inner_run_only: bool = False) -> None:
         if self.fails:
             raise OSError("disk full")
         Path(path).parent.mkdir(parents=True, exist_ok=True)

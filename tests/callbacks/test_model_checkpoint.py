@@ -404,7 +404,7 @@ def test_the_file_that_a_checkpoint_drives_out_is_removed_after_a_resume_from_th
     options = {"monitor": "val/loss", "filename": "{epoch}"}
     first = run(trainer, ModelCheckpoint(**options), [2.0])
     inside = []
-    trainer.save_checkpoint = lambda path, weights_only=False: (
+    trainer.save_checkpoint = lambda path, weights_only=False, inner_run_only=False: (
         type(trainer).save_checkpoint(trainer, path), inside.append(first.state_dict())
     )  # fmt: skip
     first._remove = lambda trainer, path: None  # killed just before

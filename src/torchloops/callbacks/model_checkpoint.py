@@ -55,6 +55,9 @@ class ModelCheckpoint(Callback):
     epoch, as often as ``checkpoint_every`` says, and ``last.previous.ckpt``. The ``last.ckpt`` of this callback in the
     run's own folder is that very file, written once more at the end of an epoch; it too can be resumed from.
 
+    In a fold or a round its files hold that run alone: weights, optimizers, schedulers, callbacks. What resumes the
+    study around it is the Trainer's ``checkpoints/last.ckpt``.
+
     A resumed run decides as the uninterrupted one would have, and ends with the same files: those written or removed
     after the checkpoint, before the run was killed, change nothing. A run whose folder was moved goes on with the files
     in the new place; one that is resumed into another folder still knows the best files of the old one, and leaves
@@ -359,7 +362,7 @@ class ModelCheckpoint(Callback):
             with suppress(OSError):  # then the checkpoint cannot be written either, which all processes are told
                 self._notes.note(path)
         try:
-            trainer.save_checkpoint(path, self.save_weights_only)
+            trainer.save_checkpoint(path, self.save_weights_only, inner_run_only=True)
         except CheckpointWriteError as error:
             warnings.warn(f"Training goes on without this checkpoint. {error}", ResumeWarning, stacklevel=2)
             return False

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["collect_checkpoint", "find_checkpoint", "load_weights", "restore_checkpoint", "restore_module"]
 
 _LIGHTNING_VERSION = "2.6.0"  # the layout of the keys that Lightning's own readers look at
+_OF_AN_INNER_RUN = ("optimizer_states", "lr_schedulers", "callbacks")
 
 
-def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[str, Any]:
+def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run_only: bool = False) -> dict[str, Any]:
     """Everything a fit needs to go on, as plain data.
 
     Keys: Lightning's (``epoch``, ``global_step``, ``state_dict``, ``optimizer_states``, ``lr_schedulers``,
@@ -50,6 +51,8 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
     Args:
         trainer: the Trainer whose current run is saved; all its processes call this together.
         weights_only: leave out all that only training needs.
+        inner_run_only: where the current run is inside another one, save that run alone, under Lightning's keys, and
+            its name as ``inner_run``: nothing goes on from it.
 
     Raises:
         CheckpointError: something in it is no plain data, so a safe load would refuse it.
@@ -64,7 +67,11 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
         "hparams_name": getattr(module, "_hparams_name", None) or "kwargs",
         "hyper_parameters": hyperparameters_of(module),
     }
-    if not weights_only:
+    is_part = inner_run_only and bool(trainer.outer_runs)
+    if is_part and not weights_only:
+        own = collect_run(run, is_current=True)
+        checkpoint |= {name: own[name] for name in _OF_AN_INNER_RUN} | {"inner_run": run.name}
+    elif not weights_only:
         checkpoint |= collect_run(run, is_current=True) | {
             "outer_runs": [collect_run(outer, is_current=False) for outer in trainer.outer_runs],
             "loop_tree": trainer.fit_loop.state_dict(),
@@ -83,13 +90,14 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False) -> dict[s
             "changed_arguments": changed_arguments(trainer),
             "inside_batch": trainer.state.in_batch,
         }
+    if not weights_only:
         for callback in run.callbacks:
             if is_overridden(callback, "on_save_checkpoint"):
                 callback.on_save_checkpoint(trainer, module, checkpoint)
     if is_overridden(module, "on_save_checkpoint"):
         module.on_save_checkpoint(checkpoint)
     checkpoint = {name: plain(value, name) for name, value in checkpoint.items()}
-    if not weights_only and trainer.world_size > 1:
+    if not weights_only and not is_part and trainer.world_size > 1:
         names = (*OF_A_PROCESS, "torchmetrics", "gradients", "attributes", "outer_runs")
         own = {name: checkpoint[name] for name in names}
         checkpoint["processes"] = trainer.engine.gather_objects(own)
@@ -166,6 +174,12 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
     Raises:
         CheckpointError: it holds weights only, or its optimizers, schedulers, loops, data or settings are others.
     """
+    if "inner_run" in checkpoint:
+        raise CheckpointError(
+            f"This checkpoint cannot be resumed: it holds the run {checkpoint['inner_run']!r} only, a part of a fit. "
+            "Resume the fit from checkpoints/last.ckpt in its own folder, or load the weights with "
+            f"{type(trainer.module).__name__}.load_from_checkpoint and start a new fit."
+        )
     if "loop_tree" not in checkpoint or "format" not in checkpoint:
         raise CheckpointError(
             "This checkpoint cannot be resumed: it holds weights only. Load it with "

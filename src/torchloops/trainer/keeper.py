@@ -33,6 +33,7 @@ __all__ = ["Keeper", "SavingInterval"]
 _log = logging.getLogger("torchloops")
 _UNITS = {"step": "steps", "epoch": "epochs", "second": "seconds", "minute": "minutes", "hour": "hours"}
 _SHARE = 50  # by default, saving takes at most one part in so many of the time,
+_SHARE_ASKED = 25  # also where a loop asks for it; what a kill then loses takes less time than so many saves,
 _LONGEST = 60.0  # and so many seconds of an epoch are lost at most
 _AGREE_EVERY = 20  # batches between two agreements of several processes
 
@@ -104,6 +105,7 @@ class Keeper:
         self._signal = self._heeded = 0  # the one that came; the one that all processes end by at this safe point
         self._indivisible = 0
         self._points = self._epochs = self._steps = self._steps_before = 0
+        self._next_asked = 0.0
         self._counted_run: Any = None
         self._cut_epoch: int | None = None  # counted from 1; the file holds the fit before this one was closed
         self._set_next_time(monotonic() + (self.interval.seconds or 0.0))
@@ -178,7 +180,9 @@ class Keeper:
                 self._interrupt()
 
     def ask(self) -> None:
-        """Have the next safe point save."""
+        """Have the next safe point save; not where by the share of time little has been done since the last save."""
+        if monotonic() < self._next_asked:
+            return
         self._asked = True
         self._batch_time = 0.0
 
@@ -215,6 +219,7 @@ class Keeper:
         self.seconds += now - start
         seconds = self.interval.seconds
         self._set_next_time(now + (_SHARE * (now - start) if seconds is None else seconds))
+        self._next_asked = now + _SHARE_ASKED * (now - start) if self.interval == SavingInterval() else 0.0
         self._asked = False
         self._steps = self._epochs = 0
 

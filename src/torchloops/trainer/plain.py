@@ -17,6 +17,7 @@ __all__ = ["plain", "plain_or_none"]
 
 _PLAIN = (bytes, bytearray, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
 _SCALARS = (bool, int, float, str)
+_KINDS = {*_SCALARS, type(None)}
 
 
 def plain(value: Any, path: str) -> Any:
@@ -51,6 +52,8 @@ def plain(value: Any, path: str) -> Any:
             mapping._metadata = plain(value._metadata, f"{path}._metadata")
         return mapping
     if isinstance(value, list | tuple | set):
+        if type(value) in (list, tuple, set) and set(map(type, value)) <= _KINDS:
+            return value.copy() if isinstance(value, list | set) else value
         kind = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
         return kind([plain(item, f"{path}[{index}]") for index, item in enumerate(value)])
     raise CheckpointError(

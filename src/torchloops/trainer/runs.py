@@ -184,7 +184,8 @@ class Runs(TrainerView):
         """Save here if a checkpoint is due. For outer loops, where all they did so far is in their state.
 
         Args:
-            save: save in any case, after work that is not to be done twice.
+            save: save after work that is not to be done twice; where ``checkpoint_every`` is None, not if less time has
+                gone by since the last save than 25 saves take.
         """
         if save:
             self.keeper.ask()
@@ -193,7 +194,8 @@ class Runs(TrainerView):
     def indivisible(self) -> AbstractContextManager[None]:
         """A context for work that a resumed run does again from its beginning, such as scoring a pool.
 
-        A checkpoint is written first; inside there is none, and a signal such as SIGINT interrupts at once.
+        A checkpoint is written first, as by ``safe_point(save=True)``; inside there is none, and a signal such as
+        SIGINT interrupts at once.
         """
         return self.keeper.indivisible()
 

@@ -235,13 +235,21 @@ class Trainer(Lifecycle):
         """Return what ``predict_step`` gave: a list of batches; a list of those for several data loaders."""
         return self._evaluate("predict", model, dataloaders, datamodule, ckpt_path)
 
-    def save_checkpoint(self, filepath: str | Path, weights_only: bool = False) -> None:
-        """Write the current run to a file, atomically; in several processes all of them call it.
+    def save_checkpoint(
+        self, filepath: str | Path, weights_only: bool = False, *, inner_run_only: bool = False
+    ) -> None:
+        """Write the fit to a file, atomically; in several processes all of them call it.
+
+        Args:
+            filepath: the file.
+            weights_only: leave out all that only training needs.
+            inner_run_only: in a fold or round, leave out the runs around it: the file is small, and the fit cannot be
+                resumed from it. Outside of one nothing is left out.
 
         Raises:
             CheckpointWriteError: in all processes: the disk is full, the folder is not writable or the like.
         """
-        checkpoint, failed = collect_checkpoint(self, weights_only), None
+        checkpoint, failed = collect_checkpoint(self, weights_only, inner_run_only), None
         if self.is_global_zero:
             try:
                 write_checkpoint(checkpoint, filepath)
