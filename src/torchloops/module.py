@@ -43,7 +43,7 @@ class LoopModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.__dict__["_trainer"] = None
-        self.__dict__["_hparams"] = {}
+        self.__dict__["_hparams"] = _AttributeDict()
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name != "log"}
@@ -109,15 +109,18 @@ class LoopModule(nn.Module):
 
     @property
     def hparams(self) -> Any:
-        """The arguments kept by `save_hyperparameters`: a dict whose keys are attributes too."""
-        return _AttributeDict(self.__dict__.get("_hparams", {}))
+        """The arguments kept by `save_hyperparameters`: a dict whose keys are attributes too.
+
+        Change one where the module becomes what another argument would have made of it: checkpoints hold it as it is.
+        """
+        return self.__dict__["_hparams"]
 
     def save_hyperparameters(self, *names: str, ignore: Any = ()) -> None:
         """Keep the constructor's arguments in ``self.hparams`` and in checkpoints.
 
         Call it in ``__init__``. ``names``: only these; ``ignore``: a name or names to leave out.
         """
-        self.__dict__["_hparams"] = collect_hyperparameters(self, names, ignore)
+        self.__dict__["_hparams"] = _AttributeDict(collect_hyperparameters(self, names, ignore))
 
     def log(self, name: str, value: Any, **options: Any) -> None:
         """Log a number, a tensor of one element or a torchmetrics metric; outside of a run it does nothing.
@@ -227,6 +230,9 @@ class _AttributeDict(dict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(f"No hyper-parameter {name!r}; there are {sorted(self)}.") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
 
 
 _LENT = (

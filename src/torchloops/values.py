@@ -122,12 +122,15 @@ def decode(encoded: Any, present: Any = None) -> Any:
 
     Args:
         encoded: what `encode` returned; it stays as it is.
-        present: what stands in its place now. A generator, a collection, or an object with a state is given the
-            saved content and returned, so that others who hold it see it too.
+        present: what stands in its place now. A generator, a parameter, a collection, or an object with a state is
+            given the saved content and returned, so that others who hold it see it too.
 
     Raises:
         NotPlainError: an object with a state was saved, and none like it is there.
     """
+    if isinstance(encoded, torch.Tensor) and isinstance(present, torch.nn.Parameter) and present.shape == encoded.shape:
+        with torch.no_grad():
+            return present.copy_(encoded)  # an optimizer may have it
     if isinstance(encoded, torch.Tensor):
         return encoded.clone().to(present.device) if isinstance(present, torch.Tensor) else encoded.clone()
     value: Any

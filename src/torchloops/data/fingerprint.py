@@ -206,13 +206,14 @@ def _hash_or_none(values: Any) -> str | None:
 # what has changed
 
 
-def check_same(what: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same(what: str, saved: Mapping[str, Any], now: Mapping[str, Any], advice: str = "") -> None:
     """Refuse to go on with something else than what was saved.
 
     Args:
         what: what the entries belong to, as it reads in the message.
         saved: entries of the checkpoint by name; those that only one side knows are left out.
         now: the entries as they are.
+        advice: a sentence that the message ends with.
 
     Raises:
         CheckpointError: it names what has changed, with both values.
@@ -226,5 +227,5 @@ def check_same(what: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> N
         more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise CheckpointError(
             f"{what} is not as it was when the checkpoint was taken: {'; '.join(changed[:_SHOWN])}{more}. Resume with "
-            "what the run was started with, or start a new fit."
+            f"what the run was started with, or start a new fit.{advice and ' '}{advice}"
         )

@@ -152,7 +152,7 @@ def _is_record(before: Any, now: Any) -> bool:
     return isinstance(before, list | dict | set | deque) and type(before) is type(now) and not before and bool(now)
 
 
-def names_of(part: nn.Module) -> set[str]:
+def names_of(part: Any) -> set[str]:
     """The names of a part's own attributes, without what torch and a run keep there."""
     return part.__dict__.keys() - NO_STATE
 

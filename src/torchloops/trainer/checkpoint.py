@@ -13,6 +13,7 @@ from torchloops.hooks import is_overridden
 from torchloops.loops import FitLoop
 from torchloops.loops.tree import loops_in
 from torchloops.paths import is_inside
+from torchloops.trainer.arrival import Arrival, modes_of, restore_modes
 from torchloops.trainer.buffers import collect_buffers, restore_buffers
 from torchloops.trainer.checkpoint_file import previous_path
 from torchloops.trainer.checkpoint_formats import FORMAT
@@ -30,6 +31,7 @@ from torchloops.trainer.stopping import limits_of
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
+    from torchloops.trainer.module_state import AttributeChanges
 
 __all__ = ["collect_checkpoint", "find_checkpoint", "load_weights", "restore_checkpoint", "restore_module"]
 
@@ -45,7 +47,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run
     ``outer_runs`` with those of the runs around it, outermost first, and what all runs share: ``loop_tree``,
     ``evaluation_loops`` (those that are running), ``torchmetrics``, ``buffers`` (those that ``state_dict`` leaves out),
     ``attributes`` (of the module's parts, those that have changed), ``gradients``, ``modes``, ``precision``,
-    ``datamodule``, ``first_batches``, ``settings``, ``limits``,
+    ``datamodule`` and ``datamodule_attributes``, ``first_batches``, ``settings``, ``limits``,
     ``threads``, ``changed_arguments``, ``inside_batch``, ``processes``.
 
     Args:
@@ -78,12 +80,13 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run
             "evaluation_loops": _running_evaluations(trainer),
             "torchmetrics": collect_metric_states(module),
             "gradients": _gradients(trainer),
-            "modes": _modes(trainer),
+            "modes": modes_of(module, run.modes_outside),
             "precision": trainer.engine.precision_state(),
             "datamodule": state_of(trainer.sources.outermost),
             "first_batches": trainer.sources.first_batches_drawn_from,
             "buffers": collect_buffers(module),
-            "attributes": trainer.attribute_changes.state_dict(module) if trainer.attribute_changes else {},
+            "attributes": _changes_in(module, trainer.attribute_changes),
+            "datamodule_attributes": _changes_in(trainer.sources.outermost, trainer.data_changes),
             "settings": collect_settings(trainer),
             "limits": limits_of(trainer),
             "threads": trainer.threads,
@@ -98,7 +101,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run
         module.on_save_checkpoint(checkpoint)
     checkpoint = {name: plain(value, name) for name, value in checkpoint.items()}
     if not weights_only and not is_part and trainer.world_size > 1:
-        names = (*OF_A_PROCESS, "torchmetrics", "gradients", "attributes", "outer_runs")
+        names = (*OF_A_PROCESS, "torchmetrics", "gradients", "attributes", "datamodule_attributes", "outer_runs")
         own = {name: checkpoint[name] for name in names}
         checkpoint["processes"] = trainer.engine.gather_objects(own)
     return checkpoint
@@ -162,7 +165,12 @@ def load_weights(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
             module.load_state_dict(checkpoint["state_dict"], strict=strict)
         except RuntimeError as error:
             name = type(module).__name__
-            raise CheckpointError(f"The checkpoint is of another module than {name}: {error}") from error
+            raise CheckpointError(
+                f"The checkpoint is of another module than {name}: {error}. Resume with the module that the run had. "
+                "If that got or replaced layers during the fit, make these in its on_load_checkpoint(checkpoint), as "
+                'checkpoint["state_dict"] has them, or in __init__ by a hyper-parameter.'
+            ) from error
+    trainer.engine.place_module()  # on_load_checkpoint may have made layers
 
 
 def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
@@ -197,6 +205,7 @@ def restore_checkpoint(trainer: Lifecycle, checkpoint: dict[str, Any]) -> list[d
     if "processes" in checkpoint:
         with taking_back(f"the state of process {trainer.global_rank}"):
             checkpoint |= checkpoint["processes"][trainer.global_rank]
+    trainer.arrival = Arrival(checkpoint)
     load_weights(trainer, checkpoint)
     with taking_back("the loss scaler cannot take back its state"):
         trainer.engine.load_precision_state(checkpoint["precision"])
@@ -225,11 +234,10 @@ def restore_module(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
         for name, parameter in module.named_parameters():
             if name in gradients:
                 parameter.grad = gradients[name].to(parameter.device)
-    for name, parameter in module.named_parameters():
-        if modes is not None:
-            parameter.requires_grad_(name not in modes["frozen"])
-    for name, part in module.named_modules() if modes is not None else ():
-        part.training = name not in modes["evaluating"]
+    if modes is not None:
+        restore_modes(module, modes)
+    if trainer.arrival is not None:
+        trainer.arrival.note(trainer.run)
 
 
 def _restore_loops(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
@@ -252,6 +260,10 @@ def _running_evaluations(trainer: Lifecycle) -> dict[str, Any]:
     return {name: loop.state_dict() for name, loop in loops.items() if loop.progress.running}
 
 
+def _changes_in(owner: Any, changes: AttributeChanges | None) -> dict[str, Any]:
+    return changes.state_dict(owner) if changes is not None else {}
+
+
 def _gradients(trainer: Lifecycle) -> dict[str, Any]:
     """The gradients gathered so far, where the next batch adds to them or may read them."""
     module, state, number = trainer.module, trainer.state, trainer.accumulate_grad_batches
@@ -260,13 +272,3 @@ def _gradients(trainer: Lifecycle) -> dict[str, Any]:
     ):
         return {}
     return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
-
-
-def _modes(trainer: Lifecycle) -> dict[str, list[str]]:
-    """Names of the parameters that are frozen, and of the parts in evaluation mode where training goes on."""
-    module = trainer.module
-    outside = {id(part): training for part, training in trainer.run.modes_outside or ()}
-    return {
-        "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
-        "evaluating": [name for name, part in module.named_modules() if not outside.get(id(part), part.training)],
-    }

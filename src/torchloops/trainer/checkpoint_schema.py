@@ -53,7 +53,8 @@ DATA_POSITION = {
     "given?": Either(COUNT, None), "loader": {str: Any}, "ordering?": _OBJECTS, "objects?": _OBJECTS,
     "dataset?": _BY_NAME, "states?": _BY_NAME, "described?": _BY_NAME,
 }  # fmt: skip
-_ATTRIBUTES = Either({"values": {str: {str: Any}}, "unsaved": [str], "gone": [(str, str)]}, {str: None})
+_CHANGES = {"values": {str: {str: Any}}, "unsaved": [str], "gone": [(str, str)]}
+_ATTRIBUTES = Either(_CHANGES, {str: None})
 
 # logged values
 
@@ -79,16 +80,23 @@ _RESULTS = Either(
 
 _DATA = {str: [DATA_POSITION]}
 _METRICS = {str: {"state": {str: Any}, "_update_count": Any, "_forward_cache": Any}}
+_GROUPS = [[[Either(str, [COUNT], None)]]]  # of each optimizer and group, the parameters
+_ASKED = {
+    "epoch": COUNT, "step": COUNT, "random": Either(random_states, None),
+    "owner": Either({"module?": _CHANGES, "attributes?": _CHANGES, "state?": Any}, None),
+}  # fmt: skip
 _RUN = {
     "name": str, "epoch": COUNT, "global_step": COUNT, "should_stop": bool, "seconds": float,
     "last_batch": (COUNT, bool), "optimizer_states": [{str: Any}], "lr_schedulers": [{str: Any}],
     "optimizer_classes?": [str], "lr_scheduler_classes?": [str],
+    "optimizer_groups?": Either({"frozen": [str], "made": _GROUPS, "now": _GROUPS}, {str: None}),
+    "asked?": {str: _ASKED},
     "callbacks": {str: Any}, "loggers": [Any], "results": {str: _RESULTS}, "metrics": {str: scalar}, "data": _DATA,
     "once": {str: Any}, "random": Either(random_states, None),
 }  # fmt: skip
 _PROCESS = {
     "results": _RUN["results"], "data": _DATA, "random": _RUN["random"], "torchmetrics": _METRICS, "gradients": TENSORS,
-    "outer_runs": [_RUN], "attributes?": _ATTRIBUTES,
+    "outer_runs": [_RUN], "attributes?": _ATTRIBUTES, "datamodule_attributes?": _ATTRIBUTES, "asked?": {str: _ASKED},
 }  # fmt: skip
 _STOPPING = Either({"max_epochs": int | None, "max_steps": int | None, "max_time": float | None}, {str: None})
 _CHANGED = {
@@ -109,7 +117,8 @@ WEIGHTS = {"state_dict": {str: Any}, "hyper_parameters?": {str: Any}}
 CHECKPOINT = {
     **WEIGHTS, **_RUN, "format": Whole(1), "outer_runs": [_RUN], "loop_tree": _loop_tree,
     "evaluation_loops": {"validate_loop?": _loop_tree, "test_loop?": _loop_tree}, "torchmetrics": _METRICS,
-    "gradients": TENSORS, "buffers?": TENSORS, "attributes?": _ATTRIBUTES, "limits?": _STOPPING,
+    "gradients": TENSORS, "buffers?": TENSORS, "attributes?": _ATTRIBUTES, "datamodule_attributes?": _ATTRIBUTES,
+    "limits?": _STOPPING,
     "modes": Either({"frozen": [str], "evaluating": [str]}, None),
     "precision": {str: Any}, "datamodule": Any,
     "first_batches?": Either({"random": random_states, "loader": {str: Any}}, None),

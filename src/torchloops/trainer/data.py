@@ -199,7 +199,7 @@ class Batches:
         Raises:
             CheckpointError: names what has changed.
         """
-        check_same(f"The {self.name}", saved, self.describe())
+        check_same(f"The {self.name}", saved, self.describe(), _ADVICE)
 
     def warn_if_not_resumable(self) -> None:
         """Warn of what would keep a cut run from going on exactly."""
@@ -372,6 +372,12 @@ class Batches:
             batch, ahead = ahead, next(iterator, nothing)
             self.last = ahead is nothing
             yield batch
+
+
+_ADVICE = (
+    "Data that change while a fit runs are there again where train_dataloader and its like go by "
+    "trainer.current_epoch, by attributes of the data module, or by what its state_dict saves."
+)
 
 
 class _Everything:

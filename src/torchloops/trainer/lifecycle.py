@@ -53,10 +53,12 @@ class Lifecycle(Runs):
         resumed_from: the checkpoint that the current or last fit went on from; None: it began anew.
         arguments_to_change: values that arguments had been given on the way when the checkpoint was taken.
         attribute_changes: what the fit has changed in the module's attributes; None outside of one.
+        data_changes: what it has changed in those of the data module; None before its set-up is over.
     """
 
     continues_a_run: bool = False
     attribute_changes: AttributeChanges | None = None
+    data_changes: AttributeChanges | None = None
     resumed_from: Path | None = None
     threads: int | None = None
     arguments_to_change: dict[str, Any] = {}  # noqa: RUF012  replaced, never changed
@@ -141,6 +143,7 @@ class Lifecycle(Runs):
         """A new run for a fit; validate, test and predict go on with the last one."""
         self.run.state.fn = name
         if name == "fit":
+            self.data_changes = None
             self.returned_optimizers = ReturnedOptimizers()
             self._callback_copies = CallbackCopies(self._configured_callbacks)
             directory = self._find_folder()
@@ -184,10 +187,11 @@ class Lifecycle(Runs):
                 part.progress.current = part.progress.total = 0
                 part.__dict__["_restarting"] = False
                 part.__dict__["_watch"] = None
+        self.data_changes = AttributeChanges(self.sources.outermost)
         self.threads = torch.get_num_threads()
         self.run.enter_stage("train")
         self._resumed, self._checkpoint, self.arguments_to_change = [], {}, {}
-        self._arrival = self.attribute_changes = None
+        self.arrival = self.attribute_changes = None
         self.continues_a_run, self.resumed_from = ckpt_path is not None, None
         path = self.resumed_from = None if ckpt_path is None else self._restore(ckpt_path)
         self._call_first_hook("on_fit_start")
@@ -220,11 +224,6 @@ class Lifecycle(Runs):
             return None
         self._checkpoint = read_newest(path)
         self._resumed = restore_checkpoint(self, self._checkpoint)
-        self._arrival = {
-            "name": self._checkpoint["name"],
-            "random": self._checkpoint["random"],
-            "attributes": self._checkpoint.get("attributes") or {},
-        }
         say_how_it_goes_on(self, self._checkpoint)
         if not self._resumed:
             self._checkpoint = {}

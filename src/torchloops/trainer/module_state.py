@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a module's Python attributes: those that have changed since the fit began."""
+"""What a checkpoint holds of Python attributes of a module or data module: those that have changed in the fit."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ from typing import Any
 from torch import nn
 
 from torchloops.errors import ResumeWarning
+from torchloops.hooks import is_overridden
 from torchloops.trainer.attributes import NO_STATE, is_kept, names_of
 from torchloops.values import NotPlainError, decode, encode, mark_or_identity
 
 __all__ = ["AttributeChanges", "restore_attributes"]
 
+_OF_DATA = ("state_dict", "load_state_dict")
+
 
 class AttributeChanges:
-    """Tells which attributes of a module and its parts are others than they were when this was made.
+    """Tells which attributes of a module and its parts, or of a data module, are others than when this was made.
 
     Args:
-        module: what is looked at; loaders, data sets, optimizers, functions and objects of this library are left out,
-            and so are metrics of torchmetrics, whose states are saved by themselves.
+        owner: what is looked at; loaders, data sets, optimizers, functions and objects of this library are left out,
+            and so are metrics of torchmetrics, whose states are saved by themselves, and data modules that have a
+            ``state_dict`` of their own.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._before = {(path, name): mark_or_identity(value) for path, name, value in _attributes(module)}
+    def __init__(self, owner: Any) -> None:
+        self._before = {(path, name): mark_or_identity(value) for path, name, value in _attributes(owner)}
 
-    def state_dict(self, module: nn.Module) -> dict[str, Any]:
+    def state_dict(self, owner: Any) -> dict[str, Any]:
         """Keys: ``values``, by path of the part and name; ``unsaved``, names of what has changed and is no plain data;
         ``gone``, path and name of what is no longer there.
         """
         values: dict[str, dict[str, Any]] = {}
         unsaved, seen = [], set()
-        for path, name, value in _attributes(module):
+        for path, name, value in _attributes(owner):
             seen.add((path, name))
             now = mark_or_identity(value)
             if (path, name) in self._before and self._before[path, name] == now:
@@ -45,10 +49,10 @@ class AttributeChanges:
         return {"values": values, "unsaved": unsaved, "gone": [list(key) for key in self._before.keys() - seen]}
 
 
-def restore_attributes(module: nn.Module, state: dict[str, Any]) -> None:
-    """Give a module the attributes back that `AttributeChanges.state_dict` returned; warn of those that are lost."""
+def restore_attributes(owner: Any, state: dict[str, Any]) -> None:
+    """Give back the attributes that `AttributeChanges.state_dict` returned; warn of those that are lost."""
     lost = list(state.get("unsaved", ()))
-    parts = dict(module.named_modules())
+    parts = _parts(owner)
     for path, names in state.get("values", {}).items():
         for name, encoded in names.items():
             part = parts.get(path)
@@ -62,19 +66,29 @@ def restore_attributes(module: nn.Module, state: dict[str, Any]) -> None:
         if path in parts and name not in NO_STATE:
             parts[path].__dict__.pop(name, None)
     if lost:
+        saves, loads = ("on_save_checkpoint", "on_load_checkpoint") if isinstance(owner, nn.Module) else _OF_DATA
         warnings.warn(
-            f"{type(module).__name__} had changed attributes that the checkpoint could not hold: {', '.join(lost)}. "
+            f"{type(owner).__name__} had changed attributes that the checkpoint could not hold: {', '.join(lost)}. "
             "The run goes on with what they are now, and may not end as it would have. Keep plain data in them "
             "(numbers, text, tensors, lists, dicts), give their classes state_dict and load_state_dict, or save them "
-            "in on_save_checkpoint and load them in on_load_checkpoint.",
+            f"in {saves} and load them in {loads}.",
             ResumeWarning,
             stacklevel=2,
         )
 
 
-def _attributes(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
-    own = {id(value) for value in [*module.parameters(), *module.buffers(), *module.modules()]}
-    for path, part in module.named_modules():
+def _parts(owner: Any) -> dict[str, Any]:
+    """Whose attributes are looked at, by path."""
+    if isinstance(owner, nn.Module):
+        return dict(owner.named_modules())
+    keeps_them = not hasattr(owner, "__dict__") or is_overridden(owner, "state_dict")
+    return {} if keeps_them or type(owner).__module__.startswith("torchloops.") else {"": owner}
+
+
+def _attributes(owner: Any) -> Iterator[tuple[str, str, Any]]:
+    inside = [*owner.parameters(), *owner.buffers(), *owner.modules()] if isinstance(owner, nn.Module) else []
+    own = {id(value) for value in inside}
+    for path, part in _parts(owner).items():
         if hasattr(part, "metric_state"):
             continue
         for name in names_of(part):

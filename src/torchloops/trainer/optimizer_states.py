@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from torchloops.errors import CheckpointError, taking_back
 
-__all__ = ["kind_of", "load_each"]
+__all__ = ["kind_of", "load_each", "state_of_optimizer"]
 
 _OTHER_SHAPES = {"LBFGS", "Adafactor"}  # of torch.optim: whose state is not shaped as the parameters are
 
@@ -22,7 +22,30 @@ def kind_of(part: Any) -> str:
     return f"{name}({', '.join(map(kind_of, inner))})" if isinstance(inner, list | tuple) else name
 
 
-def load_each(what: str, targets: list[Any], states: list[Any], kinds: list[str] | None) -> None:
+def state_of_optimizer(optimizer: Any) -> dict[str, Any]:
+    """What ``state_dict`` of an optimizer returns.
+
+    Raises:
+        CheckpointError: it has states of parameters that it does not have.
+    """
+    if _is_torchs(optimizer):
+        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if any(isinstance(key, torch.Tensor) and id(key) not in own for key in optimizer.state):
+            name = type(optimizer).__name__
+            raise CheckpointError(
+                f"{name} has states of parameters that are in none of its groups, so it cannot be saved. Where you "
+                "take a parameter out of a group, take its state out, too: optimizer.state.pop(parameter, None)."
+            )
+    return optimizer.state_dict()
+
+
+def load_each(
+    what: str,
+    targets: list[Any],
+    states: list[Any],
+    kinds: list[str] | None,
+    prepare: Callable[[int, Any], None] | None = None,
+) -> None:
     """Load states into what the module configures.
 
     Args:
@@ -30,6 +53,7 @@ def load_each(what: str, targets: list[Any], states: list[Any], kinds: list[str]
         targets: as the module configures them.
         states: of the checkpoint.
         kinds: what `kind_of` said of those that had the states; None: not known, as of older checkpoints.
+        prepare: called with the number of each and itself, before it gets its state.
 
     Raises:
         CheckpointError: they are others, or the states do not fit.
@@ -45,7 +69,9 @@ def load_each(what: str, targets: list[Any], states: list[Any], kinds: list[str]
             f"The checkpoint's {what} are {', '.join(kinds)}, the module configures {', '.join(now)}. Resume with "
             "those that the run had, or begin a new fit from its weights: load_from_checkpoint."
         )
-    for target, state in zip(targets, states, strict=True):
+    for number, (target, state) in enumerate(zip(targets, states, strict=True)):
+        if prepare is not None:
+            prepare(number, target)
         with taking_back(f"the {what} do not fit the module's"):
             before = target.state_dict() if _is_torchs(target) else {}
             target.load_state_dict(state)
@@ -66,7 +92,8 @@ def _misfits(target: Any, before: Mapping[str, Any], state: Mapping[str, Any]) -
     if not _is_torchs(target):
         return
     if not isinstance(target, Optimizer):
-        yield from _misfits_of(state, before)
+        number = len(getattr(getattr(target, "optimizer", None), "param_groups", ()))
+        yield from _misfits_of(state, _with_groups(before, state, number))
         if "last_epoch" in before and "last_epoch" not in state:
             yield "last_epoch is missing"
         return
@@ -85,6 +112,17 @@ def _misfits(target: Any, before: Mapping[str, Any], state: Mapping[str, Any]) -
             has_its_shape = not isinstance(value, torch.Tensor) or value.shape in (parameter.shape, ())
             if not has_its_shape and type(target).__name__ not in _OTHER_SHAPES:
                 yield f"{name} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+
+
+def _with_groups(now: Any, saved: Any, number: int) -> Any:
+    """What a scheduler holds, with as many entries as its optimizer has groups: some may have come during the fit."""
+    if isinstance(now, Mapping) and isinstance(saved, Mapping):
+        return {name: _with_groups(value, saved.get(name), number) for name, value in now.items()}
+    if not isinstance(now, list) or not isinstance(saved, list) or not now:
+        return now
+    if len(saved) == number != len(now):
+        return [now[0]] * number
+    return [_with_groups(one, other, number) for one, other in zip(now, saved, strict=False)]
 
 
 def _misfits_of(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,9 @@ from torchloops.module import bind_log
 from torchloops.paths import is_inside
 from torchloops.trainer.data import Batches
 from torchloops.trainer.hook_changes import HookChanges
+from torchloops.trainer.optimizer_groups import GroupNames
 from torchloops.trainer.optimizers import Optimization, parse_optimizers
+from torchloops.trainer.requests import LoaderRequests
 from torchloops.trainer.results import Results
 from torchloops.trainer.state import TrainerState
 
@@ -52,6 +54,8 @@ class Run:
         done_once: values of `once` by name.
         random_outside: generators that an inner run with a seed has set aside.
         modes_outside: parts of the module and their modes outside of the evaluation that is running.
+        groups: names of the parameters that optimizers have.
+        requests: how the loaders were asked for.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Run:
         self.random_outside: dict[str, Any] | None = None
         self.modes_outside: list[tuple[Any, bool]] | None = None
         self.hook_changes = HookChanges()
+        self.groups = GroupNames()
+        self.requests = LoaderRequests()
         self.hiddens: dict[int, Any] = {}
         self.gradient_hooks: list[Callable[[Any], None]] = []
         self.step_wrappers: list[Callable[[Callable[..., Any], int], Callable[..., Any]]] = []
@@ -273,8 +279,11 @@ class Run:
     def optimization(self) -> Optimization:
         """Optimizers and schedulers; made, and set up by the engine, when first asked for."""
         if self._optimization is None:
-            configure = getattr(self.trainer.module, "configure_optimizers", None)
-            self._optimization = parse_optimizers(configure() if configure is not None else None)
+            module = self.trainer.module
+            configure = getattr(module, "configure_optimizers", None)
+            with self.groups.configuring(module, self.restored.get("optimizer_groups") or {}):
+                self._optimization = parse_optimizers(configure() if configure is not None else None)
+            self.groups.note(module, self._optimization.optimizers)
             self.trainer.returned_optimizers.start_afresh(self._optimization)
             self._stepping = self.trainer.engine.setup_optimizers(self._optimization.optimizers)
             self.count_steps_by_hooks()
@@ -310,6 +319,7 @@ class Run:
     def count_steps_by_hooks(self) -> None:
         """Count every step of the optimizers, whoever takes it, if a loop has asked for them."""
         state = self.state
+        self.groups.know(self.trainer.module)
 
         def count(optimizer: Any, args: Any, kwargs: Any) -> None:
             state.global_step += 1
@@ -353,7 +363,8 @@ class Run:
     def batches(self, stage: str) -> list[Batches]:
         """The data of a stage ("train", "validate", "test", "predict"), one per loader; asked for once a run."""
         if stage not in self._batches:
-            loaders = self.trainer.loaders(stage)
+            with self.requests.asking(self, stage):
+                loaders = self.trainer.loaders(stage)
             limit = self.trainer.batch_limit(stage)
             engine, distributed = self.trainer.engine, self.trainer.use_distributed_sampler
             name = _DATA_NAMES[stage]
@@ -395,8 +406,12 @@ class Run:
             CheckpointError: the data is not what it was.
         """
         self.pending_data = dict(state)
-        for stage in self._batches:
-            self._restore_positions(stage)
+        self.requests.load_state_dict(self.restored.get("asked", {}))
+        for stage in list(self._batches):
+            if stage in state and stage in self.requests.repeatable:
+                self.reload(stage)
+            else:
+                self._restore_positions(stage)
 
     def _restore_positions(self, stage: str) -> None:
         for batches, state in zip(self._batches[stage], self.pending_data.pop(stage, ()), strict=False):

@@ -12,7 +12,8 @@ from torchloops.hooks import is_overridden
 from torchloops.seeding import random_state, restore_random_state
 from torchloops.trainer.arguments import callback_key
 from torchloops.trainer.metric_states import metrics_in
-from torchloops.trainer.optimizer_states import kind_of, load_each
+from torchloops.trainer.optimizer_groups import regroup
+from torchloops.trainer.optimizer_states import kind_of, load_each, state_of_optimizer
 from torchloops.trainer.plain import plain_or_none
 from torchloops.trainer.stopping import is_still_stopped
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OF_A_PROCESS", "collect_run", "restore_callback", "restore_run", "state_of"]
 
-OF_A_PROCESS = ("results", "data", "random")
+OF_A_PROCESS = ("results", "data", "asked", "random")
 """Keys whose values differ from process to process."""
 
 
@@ -43,15 +44,17 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
         "should_stop": state.should_stop,
         "seconds": state.seconds,
         "last_batch": (state.batch_idx, state.is_last_batch),
-        "optimizer_states": [optimizer.state_dict() for optimizer in run.optimizers_or_none()],
+        "optimizer_states": [state_of_optimizer(optimizer) for optimizer in run.optimizers_or_none()],
         "lr_schedulers": [config.scheduler.state_dict() for config in run.schedulers_or_none()],
         "optimizer_classes": [kind_of(optimizer) for optimizer in run.optimizers_or_none()],
         "lr_scheduler_classes": [kind_of(config.scheduler) for config in run.schedulers_or_none()],
+        "optimizer_groups": run.groups.state_dict(run.trainer.module, run.optimizers_or_none()),
         "callbacks": _callback_states(run),
         "loggers": [state_of(logger) for logger in run.loggers],
         "results": {stage: results.state_dict(names) for stage, results in run.all_results().items()},
         "metrics": {name: _number(value) for name, value in run.known_values().items()},
         "data": run.data_state(),
+        "asked": run.requests.state_dict(),
         "once": {name: plain_or_none(value) for name, value in run.done_once.items()},
         "random": random_state() if is_current and not run.trainer.sanity_checking else run.random_outside,
     }
@@ -76,7 +79,17 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
             with taking_back(f"{type(callback).__name__}.on_load_checkpoint"):
                 callback.on_load_checkpoint(trainer, trainer.module, {**checkpoint, **saved})
     if saved["optimizer_states"]:  # none: no loop had asked for the optimizers, as in an outer loop's own run
-        load_each("optimizers", trainer.optimizers, saved["optimizer_states"], saved.get("optimizer_classes"))
+        groups = saved.get("optimizer_groups") or {}
+
+        def prepare(number: int, optimizer: Any) -> None:
+            if groups:
+                with taking_back("the groups of the optimizers"):
+                    regroup(optimizer, trainer.module, groups["made"][number], groups["now"][number])
+
+        kinds = saved.get("optimizer_classes")
+        load_each("optimizers", trainer.optimizers, saved["optimizer_states"], kinds, prepare)
+        if groups:
+            run.groups.load_state_dict(groups)
         for optimizer in trainer.optimizers:
             optimizer._opt_called = bool(saved["global_step"])  # else torch warns of a scheduler that steps first
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]

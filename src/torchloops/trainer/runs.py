@@ -16,10 +16,10 @@ from torchloops.loops.tree import levels_of, loops_in
 from torchloops.module import module_modes
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
 from torchloops.trainer.arguments import inner_loggers
+from torchloops.trainer.arrival import Arrival
 from torchloops.trainer.callback_copies import CallbackCopies
 from torchloops.trainer.checkpoint import restore_module
 from torchloops.trainer.keeper import Keeper
-from torchloops.trainer.module_state import restore_attributes
 from torchloops.trainer.run import Run
 from torchloops.trainer.run_state import restore_run
 from torchloops.trainer.snapshot import Snapshot
@@ -35,15 +35,16 @@ class Runs(TrainerView):
     Attributes:
         keeper: writes the checkpoints that a fit goes on from.
         outer_runs: the runs around the current one, outermost first.
+        arrival: what a resumed run is to be where its checkpoint was taken, while it is not there yet.
     """
 
     keeper: Keeper
     outer_runs: list[Run]
+    arrival: Arrival | None
     sources: DataSources
     _active: str | None
     _callback_copies: CallbackCopies
     _resumed: list[dict[str, Any]]
-    _arrival: dict[str, Any] | None
     _checkpoint: dict[str, Any]
 
     # for outer loops
@@ -162,23 +163,21 @@ class Runs(TrainerView):
     def go_on(self) -> None:
         """Say that a resumed run may be where its checkpoint was taken: every loop does, behind its ``on_run_start``.
 
-        If no loop and no piece of work below is still to be entered, generators, attributes of the module and
-        positions in data become what they were there, whatever the way has drawn and set.
+        If no loop and no piece of work below is still to be entered, generators, positions in data, and what an
+        `Arrival` has noted become what they were there, whatever the way has drawn and set.
         """
-        arrival = self._arrival
-        if arrival is None or self._resumed or self.run.name != arrival["name"] or self.run.is_catching_up:
+        arrival = self.arrival
+        if arrival is None or self._resumed or self.run.name != arrival.name or self.run.is_catching_up:
             return
         loops = [part for loop in self._loops.values() for part in loops_in(loop)]
         if any(part.restarting and not part.progress.running for part in loops):
             return
-        self._arrival = None
+        self.arrival = None
         for stage in list(self.run.pending_data):
             if stage in ("train", "validate"):
                 self.run.batches(stage)
         self.run.arrive()
-        restore_attributes(self.module, arrival["attributes"])
-        if arrival["random"] is not None:
-            restore_random_state(arrival["random"])
+        arrival.reach(self.run)
 
     def safe_point(self, save: bool = False) -> None:
         """Save here if a checkpoint is due. For outer loops, where all they did so far is in their state.

@@ -145,7 +145,7 @@ class Trainer(Lifecycle):
         self.outer_runs: list[Run] = []
         self.keeper = Keeper(self, SavingInterval.parse(checkpoint_every), enable_checkpointing and not fast)
         self._active: str | None = None
-        self._arrival = None
+        self.arrival = None
         state = TrainerState(limits=limits)
         self.run = Run(self, "", root, state, self._configured_callbacks, [])
         self._loops: dict[str, Loop] = {}
