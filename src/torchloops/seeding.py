@@ -74,7 +74,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def undisturbed_import(name: str) -> Any:
-    """Import a module and leave the generators as they are: scikit-learn, for one, draws when it is first imported.
+    """Import a module and leave the generators as they are: rich, for one, draws when it is first imported.
 
     A resumed run imports it again, and would go on with other random numbers than the run that was cut.
     """

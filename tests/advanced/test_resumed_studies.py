@@ -548,8 +548,17 @@ def test_folds_in_other_processes_are_kept_as_they_end(tmp_path):
     assert sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()) == [
         "last.ckpt", "last.previous.ckpt"
     ], "only the process that began the run keeps it"  # fmt: skip
-    for jobs, index in ((2, kept.index(0)), (2, kept.index(1)), (1, kept.index(1)), (1, kept.index(2))):
-        _, resumed = study(tmp_path / f"from_{jobs}_{index}", trainer.files[index], jobs)
+    for jobs, index in (
+        (2, kept.index(0)),
+        (2, kept.index(1)),
+        (1, kept.index(1)),
+        (1, kept.index(2)),
+        (2, kept.index(3)),
+    ):
+        folder = tmp_path / f"from_{jobs}_{index}"
+        (folder / "fold_1" / "job" / "checkpoints").mkdir(parents=True)  # of a worker that was killed with the run
+        _, resumed = study(folder, trainer.files[index], jobs)
+        assert not list(folder.glob("fold_*/job"))
         assert all(same(resumed[key], value) for key, value in whole.items() if key != "random")
 
 

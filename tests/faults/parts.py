@@ -26,6 +26,7 @@ __all__ = [
     "EpochFromScratch",
     "Gathering",
     "Halves",
+    "Importing",
     "Logging",
     "Mixing",
     "Noisy",
@@ -135,6 +136,15 @@ class Scheduled(Normalized):
             {"scheduler": every_step, "interval": "step"},
             {"scheduler": watching, "interval": "epoch", "monitor": "val/loss"},
         ]
+
+
+class Importing(Dropping):
+    """Draws from Python's generator, and imports scikit-learn on the way, which draws from it when it is imported."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.trainer.global_step == 3:
+            from sklearn.metrics import accuracy_score  # noqa: F401
+        return super().training_step(batch, batch_idx) * random.random()
 
 
 class Stepping(Dropping):

@@ -21,6 +21,7 @@ from parts import (
     EpochFromScratch,
     Gathering,
     Halves,
+    Importing,
     Logging,
     Masked,
     Mixing,
@@ -86,6 +87,11 @@ def augmented(folder: Path, saving: str | None, workers: int = 0, **arguments: A
     """Random augmentation, dropout, shuffling, validation."""
     train = loader(AugmentedImages(40), 8, shuffle=True, num_workers=workers)
     return Study(new_trainer(folder, saving, **arguments), Dropping(), train, random_loader(16, 8, seed=1))
+
+
+def importing(folder: Path, saving: str | None) -> Study:
+    """An import in the middle of an epoch, which draws random numbers."""
+    return Study(new_trainer(folder, saving), Importing(), loader(AugmentedImages(40), 8, shuffle=True))
 
 
 def logged(folder: Path, saving: str | None) -> Study:
@@ -282,6 +288,7 @@ Builder = Callable[[Path, "str | None"], Study]
 SCENARIOS: dict[str, Builder] = {
     "fit": augmented,
     "fit, 2 workers": partial(augmented, workers=2),
+    "an import on the way": importing,
     "logged values": logged,
     "validation every 2 batches": several_validations,
     "validation every 0.4 epochs": partial(several_validations, every=0.4),

@@ -1,4 +1,6 @@
-"""A process that has imported everything and forks a child for each attempt: a start takes milliseconds.
+"""A process that has imported torch and the scenarios and forks a child for each attempt: a start takes milliseconds.
+
+What draws random numbers when it is imported is left to the children, as a fresh process would import it.
 
 As a script it reads a JSON request a line and answers each with a JSON line ``{"status": exit status, negative for a
 signal, "seconds": duration, "said": what the child printed}``. `Server` is the other end.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -22,8 +25,8 @@ __all__ = ["HUNG", "Server"]
 LIMIT = 120.0  # seconds an attempt may take
 HUNG = -1000  # status of one that took longer
 PRELOADED = (
-    "matplotlib.pyplot", "pandas", "sklearn.model_selection", "torch", "torchmetrics.classification", "torchloops.cli",
-    "torchloops.report", "torchloops.vision", "torch._dynamo", "scenarios", "outcome",
+    "matplotlib.pyplot", "pandas", "torch", "torch._dynamo", "torchloops", "torchmetrics.classification", "scenarios",
+    "outcome",
 )  # fmt: skip
 
 
@@ -67,11 +70,25 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for name in PRELOADED:
+        before = _next_numbers()
         importlib.import_module(name)
+        if _next_numbers() != before:
+            raise RuntimeError(f"The import of {name} draws random numbers, which the tests would not see.")
     for line in sys.stdin:
         request = json.loads(line)
         answers.write(json.dumps(supervise(request)) + "\n")
         answers.flush()
+
+
+def _next_numbers() -> tuple[float, float, float]:
+    """What the generators give next; they stay as they are."""
+    import numpy as np
+    import torch
+
+    from torchloops.seeding import isolated_generators
+
+    with isolated_generators():
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
 def supervise(request: dict[str, Any]) -> dict[str, Any]:

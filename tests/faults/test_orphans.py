@@ -15,7 +15,6 @@ from outcome import collect, differences
 EPOCHS = 12  # of a fold of the script
 SCRIPT = """
 import json, os, sys, time
-import sklearn.model_selection  # before the fit: it draws from Python's generator when it is first imported
 from torchloops import Callback, KFoldDataModule, KFoldLoop, Trainer, seed_everything
 from torchloops.testing import TinyClassifier, random_dataset
 

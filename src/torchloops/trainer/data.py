@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -172,13 +172,17 @@ class Batches:
             "described": self.describe(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], advice: str = "") -> None:
         """Take back what `state_dict` returned.
 
+        Args:
+            state: what it returned.
+            advice: a sentence for the error.
+
         Raises:
-            CheckpointError: the data is not what it was.
+            CheckpointError: the data is not what it was; it names what has changed.
         """
-        self.check_same(state.get("described") or {})
+        check_same(f"The {self.name}", state.get("described") or {}, self.describe(), advice)
         self._epoch_start, self._next_epoch = state["epoch_start"], state.get("next_epoch", 0)
         self._taken, self._reading, self._before_ahead = state.get("taken"), None, None
         self._given = self._goes_on_at = state.get("given")
@@ -192,14 +196,6 @@ class Batches:
         if self._described is None:
             self._described = describe_loader(self._source)
         return self._described
-
-    def check_same(self, saved: Mapping[str, Any]) -> None:
-        """Compare the data with what `describe` returned when a checkpoint was taken.
-
-        Raises:
-            CheckpointError: names what has changed.
-        """
-        check_same(f"The {self.name}", saved, self.describe(), _ADVICE)
 
     def warn_if_not_resumable(self) -> None:
         """Warn of what would keep a cut run from going on exactly."""
@@ -372,12 +368,6 @@ class Batches:
             batch, ahead = ahead, next(iterator, nothing)
             self.last = ahead is nothing
             yield batch
-
-
-_ADVICE = (
-    "Data that change while a fit runs are there again where train_dataloader and its like go by "
-    "trainer.current_epoch, by attributes of the data module, or by what its state_dict saves."
-)
 
 
 class _Everything:

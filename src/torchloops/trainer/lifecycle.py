@@ -19,7 +19,7 @@ from torchloops.loops.declared import watch
 from torchloops.loops.evaluation_loop import run_evaluation
 from torchloops.loops.tree import loops_in
 from torchloops.module import attach_module, release_module
-from torchloops.seeding import isolated_generators, random_state
+from torchloops.seeding import isolated_generators, random_state, undisturbed_import
 from torchloops.trainer.arguments import (
     check_module,
     check_state_keys,
@@ -68,6 +68,7 @@ class Lifecycle(Runs):
     num_sanity_val_steps: int
     deterministic: bool | str
     use_distributed_sampler: bool
+    reload_dataloaders_every_n_epochs: int
     default_root_dir: str | Path | None
     _configured_callbacks: list[Any]
     _logger: Any
@@ -143,6 +144,7 @@ class Lifecycle(Runs):
         """A new run for a fit; validate, test and predict go on with the last one."""
         self.run.state.fn = name
         if name == "fit":
+            undisturbed_import("rich.style")  # scikit-learn and progress bars import it later, and it draws then
             self.data_changes = None
             self.returned_optimizers = ReturnedOptimizers()
             self._callback_copies = CallbackCopies(self._configured_callbacks)

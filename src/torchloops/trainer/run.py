@@ -414,9 +414,10 @@ class Run:
                 self._restore_positions(stage)
 
     def _restore_positions(self, stage: str) -> None:
+        advice = _ADVICE if self.trainer.reload_dataloaders_every_n_epochs else ""
         for batches, state in zip(self._batches[stage], self.pending_data.pop(stage, ()), strict=False):
             with taking_back(f"the {batches.name} cannot be brought to where it was"):
-                batches.load_state_dict(state)
+                batches.load_state_dict(state, advice)
 
 
 _DATA_NAMES = {
@@ -425,6 +426,12 @@ _DATA_NAMES = {
     "test": "test data",
     "predict": "prediction data",
 }
+
+
+_ADVICE = (
+    "Data that change while a fit runs are there again where train_dataloader and its like go by "
+    "trainer.current_epoch, by attributes of the data module, or by what its state_dict saves."
+)
 
 
 def _order(callback: Any) -> int:

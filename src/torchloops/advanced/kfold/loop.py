@@ -28,7 +28,7 @@ from torchloops.advanced.kfold.preparing import check_test_data, find_data, find
 from torchloops.advanced.kfold.records import FoldResult, folds_table, inner_tables, oof_table, summary_table
 from torchloops.advanced.kfold.splits import Splits
 from torchloops.advanced.kfold.state import KFOLD_STATE, KFoldState
-from torchloops.advanced.kfold.worker import remove_jobs, take_over_jobs
+from torchloops.advanced.kfold.worker import has_jobs, remove_jobs, take_over_jobs
 from torchloops.advanced.outer import OuterLoop
 from torchloops.data.fingerprint import check_same, describe
 from torchloops.data.label_values import as_array
@@ -326,7 +326,7 @@ class KFoldLoop(OuterLoop):
             run_final(trainer, self.fit_loop, self._data, self._fold_plan)
             state.is_refitted = True
         self._write()
-        if self._elsewhere is not None:
+        if has_jobs(trainer.run_dir):
             trainer.safe_point(save=True)
             remove_jobs(trainer.run_dir, state.results)
 

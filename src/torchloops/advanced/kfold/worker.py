@@ -19,7 +19,7 @@ from torchloops.loops.loop import Loop
 from torchloops.orphans import Sender, ending_with
 from torchloops.trainer.checkpoint_file import previous_path
 
-__all__ = ["SingleFold", "find_device", "remove_jobs", "run_elsewhere", "take_over_jobs"]
+__all__ = ["SingleFold", "find_device", "has_jobs", "remove_jobs", "run_elsewhere", "take_over_jobs"]
 
 _JOB = "job"
 
@@ -123,6 +123,11 @@ def take_over_jobs(run_folder: Path, resumed: bool) -> None:
         with working_in(folder):
             if not resumed:
                 shutil.rmtree(folder)
+
+
+def has_jobs(run_folder: Path) -> bool:
+    """Whether checkpoints of folds that ran in other processes are there still."""
+    return any(run_folder.glob(f"fold_*/{_JOB}"))
 
 
 def remove_jobs(run_folder: Path, folds: Iterable[int]) -> None:
