@@ -16,6 +16,7 @@ from torchloops.values import NotPlainError, decode, encode, mark_or_identity
 __all__ = ["AttributeChanges", "restore_attributes"]
 
 _OF_DATA = ("state_dict", "load_state_dict")
+_HYPERPARAMETERS = {"_hparams", "_hparams_initial", "_hparams_name", "_log_hyperparams"}  # saved and compared apart
 
 
 class AttributeChanges:
@@ -91,7 +92,7 @@ def _attributes(owner: Any) -> Iterator[tuple[str, str, Any]]:
     for path, part in _parts(owner).items():
         if hasattr(part, "metric_state"):
             continue
-        for name in names_of(part):
+        for name in names_of(part) - _HYPERPARAMETERS:
             value = part.__dict__[name]
             if is_kept(value) or type(value).__module__.startswith("torchloops."):
                 continue
