@@ -58,7 +58,6 @@ class Bare(LoopModule):
         ({"callbacks": ModelCheckpoint(), "enable_checkpointing": False}, "enable_checkpointing"),
         ({"callbacks": [EarlyStopping]}, r"EarlyStopping.*instance"),
     ],
-    ids=str,
 )
 def test_a_wrong_argument_is_named(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
@@ -276,7 +275,6 @@ def test_reductions_over_the_epoch(reduce_fx, expected, make_trainer):
         ({"on_epoch": True, "on_step": False}, {"x"}),
         ({"on_step": False}, {"x"}),
     ],
-    ids=str,
 )
 def test_forked_names(options, names, make_trainer):
     found = logged(lambda self, batch, batch_idx: self.log("x", float(batch_idx), **options), make_trainer)
@@ -429,7 +427,7 @@ def test_a_data_set_instead_of_a_loader(stage, make_trainer):
         getattr(make_trainer(max_epochs=1), stage)(TinyClassifier(), random_dataset())
 
 
-@pytest.mark.parametrize("wrong", [3, object(), "data/"], ids=str)
+@pytest.mark.parametrize("wrong", [3, object(), "data/"])
 def test_something_that_is_no_loader(wrong, make_trainer):
     with pytest.raises(DataError, match="Expected a data loader"):
         make_trainer(max_epochs=1).fit(TinyClassifier(), wrong)
