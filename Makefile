@@ -22,8 +22,9 @@ demo: $(DEMO_READY)  ## active learning on handwritten digits, beside random: a 
 	@$(BIN)/python -m torchloops run active_learning
 	@echo "To type torchloops yourself: . $(BIN)/activate"
 
-test: $(DEV_READY)  ## run every test
-	$(BIN)/python -m pytest $(ARGS)
+test: JOBS ?= 2
+test: $(DEV_READY)  ## run every test, in two processes: JOBS=4 ARGS="-k resume"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 faults: FAULTS_KILLS ?= 100
 faults: $(DEV_READY)  ## kill runs at random and resume them, 100 times each: FAULTS_KILLS=1000 FAULTS_SEED=1 ARGS=...
