@@ -19,6 +19,14 @@ from torchloops.advanced.active_learning.labelled_map import LabelledMap, LabelR
 from torchloops.advanced.active_learning.loop import ActiveLearningLoop
 from torchloops.advanced.active_learning.scoring import PoolScores, score_pool
 from torchloops.advanced.active_learning.stochastic import mc_dropout
+from torchloops.advanced.active_learning.stopping import (
+    LabelBudget,
+    LabellingMinutes,
+    LargestScoreBelow,
+    Plateau,
+    StudyProgress,
+    TargetReached,
+)
 
 __all__ = [
     "BALD",
@@ -28,13 +36,19 @@ __all__ = [
     "Certainty",
     "Entropy",
     "Heuristic",
+    "LabelBudget",
     "LabelRecord",
     "LabelledMap",
+    "LabellingMinutes",
+    "LargestScoreBelow",
     "Margin",
     "MeanStd",
+    "Plateau",
     "PoolScores",
     "Random",
     "SmallLabelledSetWarning",
+    "StudyProgress",
+    "TargetReached",
     "Variance",
     "mc_dropout",
     "resolve_heuristic",

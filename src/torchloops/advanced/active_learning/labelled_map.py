@@ -133,20 +133,20 @@ class LabelledMap:
         sample_ids: Sequence[int],
         *,
         round: int,
-        source: str = "truth",
+        source: str | Sequence[str] = "truth",
         scores: Sequence[float | None] | None = None,
         predictions: Sequence[Any] | None = None,
         labels: Sequence[Any] | None = None,
-        seconds: float = 0.0,
+        seconds: float | Sequence[float] = 0.0,
     ) -> None:
         """Move samples from the pool to the labelled set; either all of them or, on an error, none.
 
         Args:
             sample_ids: ids in the training data set (never positions in the pool), first asked first.
             round: the round at whose end they were asked, -1 for initial labels.
-            source: who gave the labels.
+            source: who gave the labels; one for all, or one a sample.
             scores, predictions, labels: one entry a sample, or None.
-            seconds: time for all of them together; it is shared out evenly.
+            seconds: time for all of them together, which is shared out evenly; or of each.
 
         Raises:
             DataError: an id is unknown, excluded, labelled already, or given twice.
@@ -154,14 +154,16 @@ class LabelledMap:
         """
         ids = [int(sample_id) for sample_id in sample_ids]
         self._check(ids)
-        columns = [
-            self._column(name, values, len(ids))
-            for name, values in (("scores", scores), ("predictions", predictions), ("labels", labels))
-        ]
-        share = seconds / max(len(ids), 1)
-        for rank, (sample_id, score, prediction, label) in enumerate(zip(ids, *columns, strict=True)):
+        if isinstance(source, str):
+            source = [source] * len(ids)
+        if isinstance(seconds, int | float):
+            seconds = [seconds / max(len(ids), 1)] * len(ids)
+        given = {"source": source, "scores": scores, "predictions": predictions, "labels": labels, "seconds": seconds}
+        columns = [self._column(name, values, len(ids)) for name, values in given.items()]
+        rows = zip(ids, *columns, strict=True)
+        for rank, (sample_id, who, score, prediction, label, took) in enumerate(rows):
             value = None if score is None else float(score)
-            self._records[sample_id] = LabelRecord(sample_id, round, rank, source, value, prediction, label, share)
+            self._records[sample_id] = LabelRecord(sample_id, round, rank, who, value, prediction, label, took)
         self._pool = None
 
     def _check(self, ids: list[int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torchloops.advanced.active_learning.datamodule import STUDY, ActiveLearning
 from torchloops.advanced.active_learning.labelled_map import RECORDS, LabelRecord, records_from_state, records_to_state
 from torchloops.advanced.active_learning.querying import QUERY, PoolQuery, Query
 from torchloops.advanced.active_learning.records import new_round, note_query, queries_table, rounds_table
+from torchloops.advanced.active_learning.stopping import StoppingCriterion, StudyProgress
 from torchloops.advanced.outer import OuterLoop
 from torchloops.data.asking import Asker
 from torchloops.data.fingerprint import check_same, describe
@@ -79,6 +80,8 @@ class ActiveLearningLoop(OuterLoop):
         num_estimators: rows a sample has in the answers of an ensemble, ``(M * B, ...)`` member after member, taken as
             draws. Default: one row a sample.
 
+        stopping: rules that end the study, such as `Plateau` or `TargetReached`; ``stopped_by`` is what the first says.
+
     Attributes:
         rounds: DataFrame with a row a round, counted from 0.
         queries: DataFrame with a row a label; the initial ones have round -1.
@@ -112,6 +115,7 @@ class ActiveLearningLoop(OuterLoop):
         predict: Callable[[nn.Module, Any], Tensor] | None = None,
         outputs: str | None = None,
         num_estimators: int | None = None,
+        stopping: Sequence[StoppingCriterion] = (),
     ) -> None:
         super().__init__()
         for name, value in (
@@ -129,6 +133,7 @@ class ActiveLearningLoop(OuterLoop):
         self.predict = predict
         self.outputs = outputs
         self.num_estimators = num_estimators
+        self.stopping = tuple(stopping)
         check_outputs_name(outputs)
         self._reader: Reader | None = None
         self._meaning: Meaning | None = None
@@ -136,6 +141,7 @@ class ActiveLearningLoop(OuterLoop):
         self._rows: list[dict[str, Any]] = []
         self._records: list[LabelRecord] = []
         self._query: Query | None = None
+        self._has_trained = True
         self._saved: dict[str, Any] | None = None
 
     @property
@@ -171,7 +177,17 @@ class ActiveLearningLoop(OuterLoop):
             return False  # the labels are there, and the round that trains on them was cut
         limit, data = self._round_limit, self.datamodule
         spent = self.budget is not None and data.n_labelled >= self.budget
-        return spent or data.n_pool == 0 or (limit is not None and len(self._rows) >= limit)
+        is_over = spent or data.n_pool == 0 or (limit is not None and len(self._rows) >= limit)
+        return is_over or self.stopped_by is not None
+
+    @property
+    def stopped_by(self) -> str | None:
+        """What the first rule in ``stopping`` that ends the study says; None: none does."""
+        largest = None
+        if self._query is not None and self._records:  # a first query without labels is drawn at random
+            largest = float(self._query.best.scores.max())
+        progress = StudyProgress(self._rows, self._records, largest)
+        return next((reason for rule in self.stopping if (reason := rule(progress)) is not None), None)
 
     def start_over(self) -> None:
         self._rows, self._start, self._query, self._meaning = [], None, None, None
@@ -189,8 +205,12 @@ class ActiveLearningLoop(OuterLoop):
         self._check_early()
 
     def advance(self) -> None:
+        self._has_trained = True
         if self._rows and self._rows[-1]["n_queried"] == 0:
             self._ask()
+            if not self._rows[-1]["n_queried"]:
+                self._has_trained = False  # nobody labelled what was left, or it was not worth to ask
+                return
         data, trainer = self.datamodule, self.trainer
         index, start = data.round, perf_counter()
         fresh = self._start if self.should_reset_weights else None
@@ -208,7 +228,8 @@ class ActiveLearningLoop(OuterLoop):
         self.fit_loop.run()
 
     def on_advance_end(self) -> None:
-        self.trainer.call_hook("on_round_end", dict(self._rows[-1]))
+        if self._has_trained:
+            self.trainer.call_hook("on_round_end", dict(self._rows[-1]))
 
     # limits
 
@@ -275,19 +296,29 @@ class ActiveLearningLoop(OuterLoop):
             self._start.restore(self.trainer.module)
 
     def _ask(self) -> None:
-        """Score the pool, then have the best of it labelled; saved after each, so that neither is done twice."""
-        trainer = self.trainer
+        """Score the pool, then have the best of it labelled; saved after each, so that neither is done twice.
+
+        Where nobody gives a label, the next best are asked for.
+        """
+        n_before = self.datamodule.n_labelled
+        while self.datamodule.n_labelled == n_before and self.datamodule.n_pool and self.stopped_by is None:
+            self._ask_once()
+
+    def _ask_once(self) -> None:
+        trainer, data = self.trainer, self.datamodule
         if self._query is None:
             with trainer.indivisible():
                 self._query = self._pool_query.ask(self.budget)
             trainer.safe_point(save=True)
-        query, row = self._query, dict(self._rows[-1])
-        seconds_label = self.datamodule.label(query.best)
+        if self.stopped_by is not None:
+            return
+        query, row, n_before = self._query, dict(self._rows[-1]), data.n_labelled
+        seconds_label = data.label(query.best)
         self._meaning = None if self._reader is None else self._reader.meaning
-        note_query(row, query, seconds_label)
+        note_query(row, query, data.n_labelled - n_before, row["seconds_label"] + seconds_label)
         row["outputs"] = self._outputs
         self._rows[-1], self._query = row, None
-        self._records = self.datamodule.labelled_map.records
+        self._records = data.labelled_map.records
         trainer.safe_point(save=True)
 
     # state

@@ -32,9 +32,9 @@ def new_round(
     return row | {name: float(value) for name, value in metrics.items()}
 
 
-def note_query(row: dict[str, Any], query: Query, seconds_label: float) -> None:
-    """Add to a round's row what was asked at its end."""
-    row["n_queried"] = len(query.best.sample_ids)
+def note_query(row: dict[str, Any], query: Query, n_labelled: int, seconds_label: float) -> None:
+    """Add to a round's row what was asked at its end, and how many labels came of it."""
+    row["n_queried"] = n_labelled
     row["score_mean"], row["score_std"] = query.score_mean, query.score_std
     row["seconds_query"], row["seconds_label"] = query.seconds, seconds_label
 
