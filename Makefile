@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 DOCS_READY := $(VENV)/.ready-docs
+LABEL_READY := $(VENV)/.ready-label
 UNFINISHED := $(VENV)/.unfinished
 export OMP_NUM_THREADS ?= 2
 # Threads that wait by spinning make small models many times slower on a busy machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint types format bench docs clean
+.PHONY: help demo label test faults lint types format bench docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +22,9 @@ help:  ## list the targets
 demo: $(DEMO_READY)  ## active learning on handwritten digits, beside random: a table, a curve, a saved model
 	@$(BIN)/python -m torchloops run active_learning
 	@echo "To type torchloops yourself: . $(BIN)/activate"
+
+label: $(LABEL_READY)  ## label tiles of two photographs in the browser, while a model learns from you
+	@$(BIN)/python -m torchloops run label_your_own
 
 test: JOBS ?= 2
 test: $(DEV_READY)  ## run every test, in two processes: JOBS=4 ARGS="-k resume"
@@ -72,7 +76,12 @@ $(DEMO_READY): pyproject.toml
 $(DEV_READY): pyproject.toml
 	$(check_python)
 	$(call install,.[dev])
-	@touch $(DEMO_READY) $@
+	@touch $(DEMO_READY) $(LABEL_READY) $@
+
+$(LABEL_READY): pyproject.toml
+	$(check_python)
+	$(call install,.[label])
+	@touch $@
 
 $(DOCS_READY): pyproject.toml
 	$(check_python)

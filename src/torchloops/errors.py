@@ -2,6 +2,8 @@
 
     TorchloopsError
     ├── ConfigurationError (ValueError)      arguments, hooks or loops that do not fit together
+    ├── AnnotationError (ValueError)         an answer, a class, a file of labels or a label store that does not fit
+    ├── WaitingForLabels                     people have to answer before the run can go on; its state is saved
     ├── DataError (ValueError)               a data set, folder or file that cannot be used
     ├── CheckpointError (ValueError)         a checkpoint that cannot be written, read or applied
     │   ├── DamagedCheckpointError           a file that is truncated, altered or no checkpoint at all
@@ -19,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 __all__ = [
+    "AnnotationError",
     "CheckpointError",
     "CheckpointWriteError",
     "ConfigurationError",
@@ -27,6 +30,7 @@ __all__ = [
     "MissingDependencyError",
     "ResumeWarning",
     "TorchloopsError",
+    "WaitingForLabels",
     "did_you_mean",
     "differences",
     "require",
@@ -44,6 +48,14 @@ class ConfigurationError(TorchloopsError, ValueError):
 
 class DataError(TorchloopsError, ValueError):
     """A data set, folder or file that cannot be used as asked."""
+
+
+class AnnotationError(TorchloopsError, ValueError):
+    """An answer, a class, a file of labels or a label store that does not fit."""
+
+
+class WaitingForLabels(TorchloopsError):
+    """People have to answer before the run can go on; its state is saved."""
 
 
 class CheckpointError(TorchloopsError, ValueError):

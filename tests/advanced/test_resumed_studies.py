@@ -533,11 +533,27 @@ def test_folds_of_an_earlier_run_with_other_hyperparameters_are_refused_by_name(
 # folds in other processes, and folds of the user's own
 
 
+def progress_in(file):
+    """How far each loop of the tree is in a checkpoint."""
+    tree = read_checkpoint(file)["loop_tree"]
+    return {name: state for name, state in tree.items() if name.endswith("progress")}
+
+
+class Places(Callback):
+    """Leaves a file with the number of each process that trains."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_start(self, trainer, module):
+        (self.folder / f"trained_in_{os.getpid()}").touch()
+
+
 def test_folds_in_other_processes_are_kept_as_they_end(tmp_path):
     data = KFoldDataModule(samples(30), batch_size=8, test_dataset=samples(12, 1))
 
     def study(folder, checkpoint, jobs=2):
-        return folds(folder, checkpoint, KFoldLoop(3, n_jobs=jobs, threads=1), data, callbacks=[])
+        return folds(folder, checkpoint, KFoldLoop(3, n_jobs=jobs, threads=1), data, callbacks=[Places(folder)])
 
     torch.manual_seed(0)
     trainer, whole = study(tmp_path / "whole", None)
@@ -553,13 +569,17 @@ def test_folds_in_other_processes_are_kept_as_they_end(tmp_path):
         (2, kept.index(1)),
         (1, kept.index(1)),
         (1, kept.index(2)),
+        (2, kept.index(2)),
         (2, kept.index(3)),
     ):
         folder = tmp_path / f"from_{jobs}_{index}"
         (folder / "fold_1" / "job" / "checkpoints").mkdir(parents=True)  # of a worker that was killed with the run
-        _, resumed = study(folder, trainer.files[index], jobs)
+        cut, resumed = study(folder, trainer.files[index], jobs)
         assert not list(folder.glob("fold_*/job"))
-        assert all(same(resumed[key], value) for key, value in whole.items() if key != "random")
+        if jobs == 2:
+            assert progress_in(cut.files[-1]) == progress_in(trainer.files[-1])
+            assert not (folder / f"trained_in_{os.getpid()}").exists(), "the last fold too runs in another process"
+        assert [key for key, value in whole.items() if not same(resumed[key], value)] == []
 
 
 @pytest.mark.parametrize(

@@ -424,7 +424,9 @@ def test_a_signal_ends_the_run_with_what_to_type(workplace, number, code, word):
     assert process.returncode == code
     assert f"resume torchloops resume {RUN}" in printed
     assert errors.strip() == f"{word}."
-    assert (workplace / RUN / "log.txt").read_text().endswith("round 0\nInterrupted.\n")
+    log = (workplace / RUN / "log.txt").read_text()
+    said = f"round 0\nInterrupted.\nWhat was done so far is in {RUN}\nresume torchloops resume {RUN}\n"
+    assert log.endswith(said)
 
 
 def test_killed_runs_go_on(workplace):

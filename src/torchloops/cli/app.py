@@ -9,12 +9,12 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
-from torchloops.errors import TorchloopsError
+from torchloops.errors import TorchloopsError, WaitingForLabels
 from torchloops.signals import ENDING_CODES
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "USAGE", "main"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "USAGE", "WAITING", "main"]
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EROFS)
 
 app = App(
@@ -28,8 +28,8 @@ app = App(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0: done; 1: failed; 2: the command line or a configuration file is wrong; 130: interrupted; 143: ended by SIGTERM,
-    138, 140, 152: by SIGUSR1, SIGUSR2, SIGXCPU.
+    0: done; 1: failed; 2: the command line or a configuration file is wrong; 3: waiting for labels, with its state
+    saved; 130: interrupted; 143: ended by SIGTERM, 138, 140, 152: by SIGUSR1, SIGUSR2, SIGXCPU.
 
     Args:
         argv: the words after ``torchloops``; default ``sys.argv[1:]``.
@@ -64,6 +64,9 @@ def _guarded(command: Callable[[], int | None], *, verbose: bool) -> int:
             raise
         print("\nTerminated.", file=sys.stderr)
         return error.code
+    except WaitingForLabels as error:
+        print(error, file=sys.stderr)
+        return WAITING
     except (TorchloopsError, OSError) as error:
         # An operating-system error that names a file, or says that the disk is full, is no bug.
         if verbose or (isinstance(error, OSError) and error.filename is None and error.errno not in _FULL):
@@ -113,6 +116,30 @@ def resume(run_dir: str, /) -> None:
     Args:
         run_dir: the folder of the run, such as runs/kfold/003.
     """
+
+
+@app.command
+def label(
+    run_dir: str,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    open_browser: bool = True,
+    double_share: float | None = None,
+) -> None:
+    """Open the labelling page of a run that waits for labels; Ctrl-C closes it.
+
+    Args:
+        run_dir: the folder of the run, such as runs/label_your_own/003, or a label store.
+        host: address of the page; on any but this machine's own it asks for a token.
+        port: of the page; default a free one.
+        open_browser: open the page in this machine's browser.
+        double_share: share of the pictures that a second person labels too.
+    """
+    from torchloops.cli.label import open_page
+
+    open_page(run_dir, host=host, port=port, open_browser=open_browser, double_share=double_share)
 
 
 @app.command

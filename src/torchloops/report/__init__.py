@@ -9,6 +9,7 @@ from torchloops.report.folder import RunFolder, to_yaml
 from torchloops.report.generation import forward_pass_table, write_generation_report
 from torchloops.report.guidance import guidance_table, write_guidance_report
 from torchloops.report.kfold_plots import plot_confusion_matrix, plot_scores_by_fold
+from torchloops.report.labelling import write_labelling_report
 from torchloops.report.metrics import join_metrics
 from torchloops.report.page import write_page
 from torchloops.report.plots import plot_accuracy_vs_labels, plot_queried_samples
@@ -48,5 +49,6 @@ __all__ = [
     "write_generation_report",
     "write_guidance_report",
     "write_kfold_report",
+    "write_labelling_report",
     "write_page",
 ]

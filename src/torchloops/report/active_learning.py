@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas
     from rich.table import Table
 
-__all__ = ["comparison_table", "write_active_learning_report"]
+__all__ = ["comparison_table", "plot_queries", "write_active_learning_report"]
 
 
 def write_active_learning_report(
@@ -45,12 +45,12 @@ def write_active_learning_report(
     run.write_json("summary.json", summary)
     plot_accuracy_vs_labels(rounds, run.file("plots", "accuracy_vs_labels.png"))
     if get_image is not None:
-        _plot_queries(run, queries[queries["round"] >= 0], get_image, class_names)
+        plot_queries(run, queries[queries["round"] >= 0], get_image, class_names)
     _write_page(run, rounds, summary)
     return summary
 
 
-def _plot_queries(
+def plot_queries(
     run: RunFolder,
     queries: pandas.DataFrame,
     get_image: Callable[[int], numpy.ndarray],

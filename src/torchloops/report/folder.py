@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
 
-from torchloops.errors import ConfigurationError, ResumeWarning
+from torchloops.errors import ConfigurationError, ResumeWarning, WaitingForLabels
 from torchloops.files import given_path, readable, write_whole
 from torchloops.folders import make_next_folder, working_in
 from torchloops.report.log import Log
@@ -161,17 +162,18 @@ class RunFolder:
     ) -> None:
         warnings.showwarning = self._show_warning
         if error is not None and self._log is not None:
-            cut = isinstance(error, KeyboardInterrupt | SystemExit)
-            self._log.write("Interrupted.\n" if cut else "".join(traceback.format_exception(kind, error, trace)))
-            self._say_where()
+            self._log.write(_in_the_log(error))
+            self._say_where(is_waiting=isinstance(error, WaitingForLabels))
         self._log = None
         self._opened.close()
 
-    def _say_where(self) -> None:
+    def _say_where(self, is_waiting: bool) -> None:
         """Where a run that was cut has left its files, and what to type to go on; also where it is quiet."""
-        self.terminal.print(readable(f"What was done so far is in {self.path}"), markup=False, soft_wrap=True)
+        self.say(f"What was done so far is in {self.path}", result=True)
+        if is_waiting:
+            self.say(f"label  {shlex.join(['torchloops', 'label', str(self.path)])}", result=True)
         if self.resume_command is not None:
-            self.terminal.print(readable(f"resume {self.resume_command}"), markup=False, soft_wrap=True)
+            self.say(f"resume {self.resume_command}", result=True)
 
     def _warn(
         self,
@@ -186,6 +188,14 @@ class RunFolder:
             self._log.write(warnings.formatwarning(message, category, filename, lineno, line))
         if not self.quiet or issubclass(category, ResumeWarning):
             self.terminal.print(readable(f"Warning: {message}"), markup=False, soft_wrap=True)
+
+
+def _in_the_log(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "Interrupted.\n"
+    if isinstance(error, WaitingForLabels):
+        return f"Waiting for labels: {error}\n"
+    return "".join(traceback.format_exception(error))
 
 
 def to_yaml(options: Mapping[str, Any]) -> str:

@@ -53,6 +53,7 @@ class ImageClassifier(LoopModule):
         learning_rate: of the optimizer.
         lr_scheduler: None, "cosine" or "one_cycle" (over the whole run, per step), or a callable
             ``(optimizer) -> scheduler`` or Lightning's scheduler dictionary.
+        head_dropout: probability, 0 to below 1, of a dropout before the default head's linear layer.
         backbone_options: further arguments of a named backbone, for instance ``{"in_features": 784}``.
         label_smoothing: 0 to 1, of the training loss.
         metrics: torchmetrics by name, logged as ``val/<name>`` and so on; each stage gets a copy of its own.
@@ -79,6 +80,7 @@ class ImageClassifier(LoopModule):
         learning_rate: float = 1e-3,
         lr_scheduler: SchedulerChoice = None,
         *,
+        head_dropout: float = 0.0,
         backbone_options: Mapping[str, Any] | None = None,
         label_smoothing: float = 0.0,
         metrics: Mapping[str, Any] | None = None,
@@ -92,7 +94,9 @@ class ImageClassifier(LoopModule):
         built = build_backbone(backbone, weights, dict(backbone_options or {}))
         self.backbone = built.module
         self.backbone_name = built.name
-        self.head, self.num_classes = build_head(restore_head(head), built.num_features, num_classes, built.name)
+        self.head, self.num_classes = build_head(
+            restore_head(head), built.num_features, num_classes, built.name, head_dropout
+        )
         self.output = restore_output(output)
         self.optimizer = optimizer
         self.learning_rate = learning_rate

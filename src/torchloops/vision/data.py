@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torchloops.errors import ConfigurationError
 from torchloops.vision.collate import ImageCollator
 from torchloops.vision.datasets import ImageFiles, ImageView
 from torchloops.vision.depth import ValueRange, check_value_range
-from torchloops.vision.folders import FolderScan, LabelledFiles
+from torchloops.vision.folders import FolderScan, LabelledFiles, targets_of
 from torchloops.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from torchloops.vision.sources import ImageSources, describe_sources
 
@@ -78,8 +79,8 @@ class ImageClassificationData(DataModule):
         evaluate = preprocessing.eval_transform() if eval_transform is None else eval_transform
         self.eval_transform = evaluate
         train = preprocessing.train_transform() if train_transform is None else train_transform
-        self.train_dataset = sources.view("train", train)
-        self.train_dataset_eval = sources.view("train", evaluate)
+        self.train_dataset = sources.view("train", train, with_targets=sources.has_labels)
+        self.train_dataset_eval = sources.view("train", evaluate, with_targets=sources.has_labels)
         self.val_dataset = sources.view("val", evaluate)
         self.test_dataset = sources.view("test", evaluate)
         self.predict_dataset = sources.view("predict", evaluate, with_targets=False)
@@ -163,6 +164,60 @@ class ImageClassificationData(DataModule):
         )
 
     @classmethod
+    def from_unlabelled(
+        cls,
+        paths: Sequence[Path | None],
+        classes: Sequence[str],
+        test_folder: Folder = None,
+        *,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        image_size: Size = 224,
+        train_transform: Transform = None,
+        eval_transform: Transform = None,
+        mean: Statistics = IMAGENET_MEAN,
+        std: Statistics = IMAGENET_STD,
+        value_range: Sequence[float] | None = None,
+        seed: int = 0,
+        check_images: bool = True,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+    ) -> "ImageClassificationData":
+        """Pictures whose labels nobody knows yet: a training sample is the image alone.
+
+        Args:
+            paths: the files, in order of the samples' ids; None where there is no file.
+            classes: names of the classes, in the order of the model's outputs.
+            test_folder: class folders of these classes; some may be missing.
+
+        The other arguments are those of `from_folders`.
+
+        Raises:
+            DataError: no picture, pictures that cannot be read, or a test folder of other classes.
+        """
+        known_range = check_value_range(value_range)
+        scan = FolderScan()
+        scan.given("pool", [path for path in paths if path is not None])
+        test = scan.labelled("test_folder", test_folder)
+        if check_images:
+            scan.check_images(known_range)
+        scan.raise_problems()
+        sources: dict[str, Any] = {"train": ImageFiles(paths, None, known_range)}
+        if test is not None:
+            sources["test"] = ImageFiles(test.paths, targets_of(test, classes), known_range)
+        return cls(
+            ImageSources(sources, list(classes), has_labels=False),
+            Preprocessing.create(image_size, mean, std, custom=eval_transform is not None, value_range=known_range),
+            train_transform=train_transform,
+            eval_transform=eval_transform,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            drop_last=drop_last,
+            pin_memory=pin_memory,
+        )
+
+    @classmethod
     def from_datasets(
         cls,
         train_dataset: Any = None,
@@ -232,8 +287,8 @@ class ImageClassificationData(DataModule):
 
     @property
     def targets(self) -> list[int]:
-        if self.train_dataset is None:
-            raise ConfigurationError("There are no targets: this data module has no training data.")
+        if self.train_dataset is None or not self.train_dataset.with_targets:
+            raise ConfigurationError("There are no targets: this data module has no labelled training data.")
         return self.train_dataset.targets
 
     def train_dataloader(self) -> Any:

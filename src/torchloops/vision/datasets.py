@@ -21,13 +21,13 @@ class ImageFiles(Dataset):
     """Image files, decoded when they are asked for.
 
     ``files[i]`` is ``(image, target)``: a uint8 tensor ``(3, height, width)`` and an int; without targets it
-    is the image alone.
+    is the image alone. A path that is None has no file.
     """
 
     targets_are_checked = True
 
     def __init__(
-        self, paths: Sequence[Path], targets: Sequence[int] | None = None, value_range: ValueRange | None = None
+        self, paths: Sequence[Path | None], targets: Sequence[int] | None = None, value_range: ValueRange | None = None
     ) -> None:
         self.paths = list(paths)
         self.value_range = value_range
@@ -37,7 +37,10 @@ class ImageFiles(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Any:
-        image = read_image(self.paths[index], value_range=self.value_range)
+        path = self.paths[index]
+        if path is None:
+            raise DataError(f"The file of sample {index} is gone. Put it back into the pool.")
+        image = read_image(path, value_range=self.value_range)
         return image if self.targets is None else (image, self.targets[index])
 
 

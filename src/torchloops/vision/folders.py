@@ -1,16 +1,17 @@
 """Read folders of images, one sub-folder per class, and report everything that is wrong with them at once."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torchloops.errors import DataError
+from torchloops.errors import DataError, did_you_mean
 from torchloops.files import given_path
 from torchloops.vision.checking import find_broken_images
 from torchloops.vision.depth import ValueRange
 from torchloops.vision.reading import IMAGE_EXTENSIONS, Identity, list_images, walk_images
 
-__all__ = ["FolderScan", "LabelledFiles"]
+__all__ = ["FolderScan", "LabelledFiles", "targets_of"]
 
 _SHOWN = 20
 
@@ -59,6 +60,12 @@ class FolderScan:
         )
         self.found[role] = files
         return files
+
+    def given(self, role: str, paths: list[Path]) -> None:
+        """Take files without labels that somebody else has found."""
+        if not paths:
+            self.problems.append(f"{role}: no image in it (looked for {' '.join(IMAGE_EXTENSIONS)}).")
+        self.found[role] = LabelledFiles(paths, None, [])
 
     def unlabelled(self, role: str, folder: str | os.PathLike[str] | None) -> LabelledFiles | None:
         """Read all images under ``folder``, sorted by path."""
@@ -129,6 +136,21 @@ class FolderScan:
                 other, first = owners.setdefault(identity, (name, folder))
                 if other != name:
                     self.problems.append(f"{role}: {folder} and {first} are one folder, in two classes. Remove a link.")
+
+
+def targets_of(files: LabelledFiles, classes: Sequence[str]) -> list[int]:
+    """Class indices of files whose folders are named after some of these classes, in an order of their own.
+
+    Raises:
+        DataError: a folder is no class.
+    """
+    strangers = sorted(set(files.classes) - set(classes))
+    if strangers:
+        raise DataError(
+            f"The test folder has the classes {strangers}, which are none of {list(classes)}."
+            f"{did_you_mean(strangers[0], classes)} Rename its folders, or give classes=[...] that hold them."
+        )
+    return [list(classes).index(files.classes[target]) for target in files.targets or []]
 
 
 def _what_is_there(place: Path, names: list[str]) -> str:

@@ -10,7 +10,7 @@ __all__ = ["build_head", "mismatch"]
 
 
 def build_head(
-    head: nn.Module | None, num_features: int | None, num_classes: int | None, backbone: str
+    head: nn.Module | None, num_features: int | None, num_classes: int | None, backbone: str, dropout: float = 0.0
 ) -> tuple[nn.Module, int]:
     """Return the head and its number of classes, after a trial run on zeros.
 
@@ -19,12 +19,18 @@ def build_head(
         num_features: of the backbone; None where it is not known: then nothing is tried.
         num_classes: expected outputs; None: taken from the head.
         backbone: its name, for messages.
+        dropout: probability of a dropout before the default head's linear layer.
 
     Raises:
         ConfigurationError: neither a head nor a number of classes, or parts that do not fit together.
     """
+    if not 0 <= dropout < 1:
+        raise ConfigurationError(f"head_dropout is a probability from 0 to below 1, got {dropout}.")
     if head is None:
-        return _linear_head(num_features, num_classes, backbone)
+        linear, num_classes = _linear_head(num_features, num_classes, backbone)
+        return (nn.Sequential(nn.Dropout(dropout), linear) if dropout else linear), num_classes
+    if dropout:
+        raise ConfigurationError("head_dropout is of the default head: put a Dropout into yours, or leave head out.")
     outputs = _try_head(head, num_features, backbone) if num_features is not None else _last_width(head)
     if num_classes is None:
         num_classes = outputs

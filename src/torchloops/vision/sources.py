@@ -21,7 +21,7 @@ class ImageSources:
     """Untransformed data sets by role ("train", "val", "test", "predict").
 
     ``indices`` says which samples of a source a role has; a role that is not in it has all. For ``value_range`` see
-    `read_image`.
+    `read_image`. Without labels, a training sample is the image alone.
     """
 
     datasets: dict[str, Any]
@@ -29,6 +29,7 @@ class ImageSources:
     targets: list[int] | None = None
     indices: dict[str, list[int]] = field(default_factory=dict)
     value_range: ValueRange | None = None
+    has_labels: bool = True
 
     def view(
         self, role: str, transform: Callable[[Tensor], Any] | None, *, with_targets: bool = True

@@ -1,5 +1,6 @@
 """Active learning: `ActiveLearningLoop` asks for labels where the model is unsure. README.md is its card."""
 
+from torchloops.advanced.active_learning.annotated import AnnotatedDataModule
 from torchloops.advanced.active_learning.baal_heuristics import BaalHeuristic, resolve_heuristic
 from torchloops.advanced.active_learning.datamodule import (
     ActiveLearningDataModule,
@@ -32,6 +33,7 @@ __all__ = [
     "BALD",
     "ActiveLearningDataModule",
     "ActiveLearningLoop",
+    "AnnotatedDataModule",
     "BaalHeuristic",
     "Certainty",
     "Entropy",

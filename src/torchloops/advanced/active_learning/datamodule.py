@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +33,10 @@ from torchloops.schema import COUNT, check
 __all__ = ["STUDY", "ActiveLearningDataModule", "SmallLabelledSetWarning"]
 
 
-STUDY = {"labelled_map": MAP, "round": COUNT, "settings?": {str: Any}, "data?": {str: Any}, "datamodule?": Any}
+STUDY = {
+    "labelled_map": MAP, "round": COUNT, "settings?": {str: Any}, "data?": {str: Any}, "datamodule?": Any,
+    "people?": {str: Any},
+}  # fmt: skip
 """What `ActiveLearningDataModule.state_dict` returns; see `torchloops.schema`."""
 
 
@@ -142,11 +146,27 @@ class ActiveLearningDataModule(DataModuleProxy):
         self.shuffle = shuffle
         self.stratify = stratify
         self.target_key = target_key
+        self.ahead = 0
         self.round = 0
         self.given_targets = targets
         self.given_classes = classes
         self._given = None if labelled_ids is None else given_labels(labelled_ids)
         self._warned = False
+
+    @classmethod
+    def from_folder(
+        cls, pool: str | os.PathLike[str], classes: Sequence[str], **options: Any
+    ) -> ActiveLearningDataModule:
+        """Pictures that nobody has labelled, and people who label them while the model learns.
+
+        Args:
+            pool: folder of the pictures, at any depth.
+            classes: names of the classes, in the order of the model's outputs.
+            **options: see `AnnotatedDataModule.open`, such as ``annotator``, ``test`` and ``labels``.
+        """
+        from torchloops.advanced.active_learning.annotated import AnnotatedDataModule
+
+        return AnnotatedDataModule.open(pool, classes, **options)
 
     # what there is
 
@@ -314,6 +334,22 @@ class ActiveLearningDataModule(DataModuleProxy):
         )
         self.round += 1
         return seconds
+
+    @property
+    def round_columns(self) -> dict[str, Any]:
+        """Further columns of the row of a round."""
+        return {}
+
+    def take_over(self) -> None:
+        """Called before the pool is scored: the place to take over what people have changed meanwhile."""
+
+    def note(self, phase: str, rounds: Sequence[dict[str, Any]]) -> None:
+        """Called when the study begins to train or to ask, and when it is over: for whoever shows where it is.
+
+        Args:
+            phase: "training", "asking" or "finished".
+            rounds: a row a round, so far.
+        """
 
     def reset(self) -> None:
         """Start over: the initial labels only, drawn as at first, and round 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torchloops.advanced.active_learning.baal_import import import_baal
@@ -164,6 +164,37 @@ class LabelledMap:
         for rank, (sample_id, who, score, prediction, label, took) in enumerate(rows):
             value = None if score is None else float(score)
             self._records[sample_id] = LabelRecord(sample_id, round, rank, who, value, prediction, label, took)
+        self._pool = None
+
+    def relabel(self, sample_id: int, label: Any, source: str) -> None:
+        """Give a labelled sample another label; round, rank and score stay on record.
+
+        Raises:
+            DataError: it has no label yet.
+        """
+        if sample_id not in self._records:
+            raise DataError(f"Sample {sample_id} has no label that could be changed. Use `label`.")
+        self._records[sample_id] = replace(self._records[sample_id], label=label, source=source)
+
+    def unlabel(self, sample_ids: Iterable[int]) -> None:
+        """Return labelled samples to the pool."""
+        for sample_id in sample_ids:
+            self._records.pop(sample_id, None)
+        self._pool = None
+
+    def exclude(self, sample_ids: Iterable[int]) -> None:
+        """Take samples out of the pool for good.
+
+        Raises:
+            DataError: there is no such sample, or it is labelled.
+        """
+        ids = {int(sample_id) for sample_id in sample_ids}
+        wrong = sorted(i for i in ids if not 0 <= i < self.num_samples or i in self._records)
+        if wrong:
+            raise DataError(
+                f"Sample {wrong[0]} cannot be excluded: it is labelled, or none of the {self.num_samples} samples."
+            )
+        self.excluded |= ids
         self._pool = None
 
     def _check(self, ids: list[int]) -> None:

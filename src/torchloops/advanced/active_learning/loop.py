@@ -214,6 +214,7 @@ class ActiveLearningLoop(OuterLoop):
         data, trainer = self.datamodule, self.trainer
         index, start = data.round, perf_counter()
         fresh = self._start if self.should_reset_weights else None
+        data.note("training", self._rows)
         with trainer.isolated(f"round_{index}", start=fresh) as run:
             run.state.limits.max_epochs = self.fit_limits["max_epochs"]
             if data.n_labelled:
@@ -221,7 +222,7 @@ class ActiveLearningLoop(OuterLoop):
             tested = run.once("test", lambda: trainer.evaluate("test"))
             metrics = {name: float(value) for name, value in (run.metrics | tested).items()}
         row = new_round(index, data.n_labelled, data.n_pool, run.epochs, perf_counter() - start, metrics)
-        row["outputs"] = self._outputs
+        row |= {"outputs": self._outputs, **data.round_columns}
         self._rows.append(row)
 
     def _train(self) -> None:
@@ -230,6 +231,9 @@ class ActiveLearningLoop(OuterLoop):
     def on_advance_end(self) -> None:
         if self._has_trained:
             self.trainer.call_hook("on_round_end", dict(self._rows[-1]))
+
+    def on_run_end(self) -> None:
+        self.datamodule.note("finished", self._rows)
 
     # limits
 
@@ -307,7 +311,9 @@ class ActiveLearningLoop(OuterLoop):
     def _ask_once(self) -> None:
         trainer, data = self.trainer, self.datamodule
         if self._query is None:
+            data.note("asking", self._rows)
             with trainer.indivisible():
+                data.take_over()
                 self._query = self._pool_query.ask(self.budget)
             trainer.safe_point(save=True)
         if self.stopped_by is not None:

@@ -118,9 +118,9 @@ class PoolQuery:
         )  # fmt: skip
 
     def best(self, pool: PoolScores, budget: int | None) -> PoolScores:
-        """The samples to ask for, at most ``query_size`` and what the budget leaves; the same in all processes."""
+        """The samples to ask for, those ahead last, within the budget; the same in all processes."""
         left = self.data.n_pool if budget is None else budget - self.data.n_labelled
-        chosen = pool.best(min(self.data.query_size, left))
+        chosen = pool.best(min(self.data.query_size + self.data.ahead, left))
         form, names = self.data.label_form, self.data.truth.classes
         if form is not None and form.written == "text" and chosen.predictions is not None:
             named = None if names is None else [names[index] for index in chosen.predictions]

@@ -35,13 +35,14 @@ class StudyProgress:
     labels: Sequence[LabelRecord]
     largest_score: float | None = None
 
-    def values(self, monitor: str) -> list[float]:
-        """What the rounds measured under a name, those left out that did not.
+    def values(self, monitor: str, min_tests: int = 0) -> list[float]:
+        """What the rounds measured under a name, those left out that did not, or on fewer than ``min_tests`` samples.
 
         Raises:
             ConfigurationError: no round has it, though one was tested.
         """
-        found = [float(row[monitor]) for row in self.rounds if row.get(monitor) is not None]
+        enough = [row for row in self.rounds if row.get("n_tests", min_tests) >= min_tests]
+        found = [float(row[monitor]) for row in enough if row.get(monitor) is not None]
         names = sorted({name for row in self.rounds for name, value in row.items() if isinstance(value, float)})
         if self.rounds and not any(monitor in row for row in self.rounds):
             raise ConfigurationError(f"monitor={monitor!r} is measured in no round. There are {names}.")
@@ -75,17 +76,19 @@ class TargetReached:
         target: what is wanted.
         monitor: column of ``loop.rounds``.
         mode: "max": high is good; "min": low is.
+        min_tests: samples that it must be measured on, where people label these too (column ``n_tests``).
     """
 
     target: float
     monitor: str = "test/accuracy"
     mode: str = "max"
+    min_tests: int = 20
 
     def __post_init__(self) -> None:
         _check_mode(self.mode)
 
     def __call__(self, progress: StudyProgress) -> str | None:
-        values = progress.values(self.monitor)
+        values = progress.values(self.monitor, self.min_tests)
         if not values or _sign(self.mode) * (values[-1] - self.target) < 0:
             return None
         return f"{self.monitor} is {values[-1]:.4g}, and {self.target:.4g} was wanted"
@@ -98,13 +101,14 @@ class Plateau:
     Args:
         rounds: so many in a row without a gain.
         min_delta: what counts as a gain over the best before them.
-        monitor, mode: as in `TargetReached`.
+        monitor, mode, min_tests: as in `TargetReached`.
     """
 
     rounds: int = 3
     min_delta: float = 0.005
     monitor: str = "test/accuracy"
     mode: str = "max"
+    min_tests: int = 20
 
     def __post_init__(self) -> None:
         _check_mode(self.mode)
@@ -112,7 +116,7 @@ class Plateau:
             raise ConfigurationError(f"rounds must be 1 or more, got {self.rounds}.")
 
     def __call__(self, progress: StudyProgress) -> str | None:
-        values = [_sign(self.mode) * value for value in progress.values(self.monitor)]
+        values = [_sign(self.mode) * value for value in progress.values(self.monitor, self.min_tests)]
         if len(values) <= self.rounds:
             return None
         before, last = max(values[: -self.rounds]), max(values[-self.rounds :])

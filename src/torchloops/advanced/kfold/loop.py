@@ -365,7 +365,9 @@ class KFoldLoop(OuterLoop):
         take_over_jobs(self.trainer.run_dir, resumed=self.restarting)
         known = {*state.results, *state.arrived, state.unfinished}
         left = [fold for fold in self._to_run if fold not in known]
-        jobs = min(number_of_jobs(self.n_jobs), len(left))
+        jobs = number_of_jobs(self.n_jobs)
+        if not left or state.job_threads is None:  # where folds ran elsewhere before a resume, the last one does too
+            jobs = min(jobs, len(left))
         if state.job_threads is None and jobs > 1:
             state.job_threads = self.threads or max(torch.get_num_threads() // jobs, 1)
         self._fold_plan = replace(self._fold_plan, threads=state.job_threads or self.threads)

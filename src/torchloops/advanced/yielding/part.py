@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
-from torchloops.loops.optimizer_step import OptimizerStep
+from torchloops.loops.optimizer_step import OptimizerStep, unused_closure
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
@@ -67,7 +67,10 @@ class Part:
             step.backpropagate(loss, False)
             return
         if step.needs_closure:
-            step.step(_Once(step, loss))
+            once = _Once(step, loss)
+            step.step(once)
+            if not once.called:
+                raise unused_closure()
         else:
             step.backpropagate(loss, True)
             step.step()
