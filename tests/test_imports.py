@@ -31,11 +31,12 @@ ENGINE_ROOM = BASE | {"loops", "trainer", "callbacks", "loggers"}
 LIBRARY = ENGINE_ROOM | {"advanced", "vision"}
 
 MAY_IMPORT = {
-    "cli": LIBRARY | {"report", "shipped"},
-    "report": LIBRARY,
+    "cli": LIBRARY | {"annotation", "report", "shipped"},
+    "annotation": {"errors", "files", "folders", "signals"},
+    "report": LIBRARY | {"annotation"},
     "shipped": LIBRARY,
     "testing": LIBRARY,
-    "advanced": ENGINE_ROOM,
+    "advanced": ENGINE_ROOM | {"annotation"},
     "vision": ENGINE_ROOM,
     "trainer": ENGINE_ROOM,
     "callbacks": ENGINE_ROOM,
@@ -62,6 +63,7 @@ MAY_IMPORT = {
 UPWARD = {
     "seeding.py": "torchloops.trainer.engine.",  # Fabric seeds, and only the engine talks to Fabric
     "module.py": "torchloops.trainer.checkpoint_file.",  # load_from_checkpoint is a method of the module
+    "advanced/active_learning/annotated.py": "torchloops.vision.data.",  # from_folder reads pictures
 }
 """The few files that reach up, inside a function, and to what."""
 

@@ -77,8 +77,13 @@ def is_overridden(owner: Any, name: str) -> bool:
         if name in cls.__dict__:
             if cls.__dict__[name] is None:  # a subclass that takes a hook back
                 return False
-            return cls not in _BASE_CLASSES and not f"{cls.__module__}.".startswith(_LIGHTNING)
+            return cls not in _BASE_CLASSES and not is_of_lightning(cls)
     return False
+
+
+def is_of_lightning(cls: type) -> bool:
+    """Whether a class is one of those of Lightning whose hooks are only defaults."""
+    return f"{cls.__module__}.".startswith(_LIGHTNING)
 
 
 def number_of_parameters(function: Any, required: bool = False) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloops.errors import CheckpointError, ConfigurationError
-from torchloops.hooks import base_class
+from torchloops.hooks import base_class, is_of_lightning, is_overridden
 from torchloops.hparams import collect_hyperparameters
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class LoopModule(nn.Module):
         self.__dict__["_hparams"] = _AttributeDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name != "log"}
+        state = {name: value for name, value in self.__dict__.items() if name not in ("log", _LOANS)}
         state["_trainer"] = None
         return state
 
@@ -137,7 +138,13 @@ class LoopModule(nn.Module):
             sync_dist: reduce over all processes.
             batch_size: samples the value stands for. Default: size of the first tensor of the batch.
             add_dataloader_idx: add ``/dataloader_idx_<i>`` where there are several loaders.
+
+        Raises:
+            ConfigurationError: no single number; one name from two hooks, with two sets of options, or for two loaders.
         """
+        log = self.__dict__.get(_LOANS, {}).get("log")
+        if log is not None:  # a subclass overrides this method and calls it
+            log(name, value, **options)
 
     def log_dict(self, dictionary: Any, **options: Any) -> None:
         """Log every item of a dictionary; options as in `log`."""
@@ -155,9 +162,8 @@ class LoopModule(nn.Module):
         return found[0] if len(found) == 1 else (found or None)
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """``loss.backward()`` under the run's precision, gradients averaged over the processes."""
-        self.trainer.engine.backward(loss, *args, **kwargs)
-        self.trainer.engine.average_gradients()
+        """``loss.backward()`` with the hooks around it, under the run's precision, averaged over the processes."""
+        self.trainer.run.manual_backward(loss, *args, **kwargs)
 
     def toggle_optimizer(self, optimizer: Any, optimizer_idx: int | None = None) -> None:
         """Switch off gradients of the parameters that only other optimizers own."""
@@ -239,8 +245,9 @@ _LENT = (
     "log_dict", "optimizers", "lr_schedulers", "manual_backward", "toggle_optimizer", "untoggle_optimizer",
     "clip_gradients", "all_gather", "print",
 )  # fmt: skip
-BORROWED = frozenset({"log", "__reduce_ex__", "_requires_grad_before", *_LENT})
-"""Names in a module's ``__dict__`` that a run has put there; see `attach_module`."""
+_LOANS = "_torchloops_loans"  # what `super()` is to reach in a method that a class overrides, by name
+BORROWED = frozenset({"log", "__reduce_ex__", "_requires_grad_before", _LOANS, *_LENT})
+"""Names in the ``__dict__`` of a module or callback that a run has put there; see `attach_module`."""
 
 
 def attach_module(module: nn.Module, trainer: Any) -> None:
@@ -250,7 +257,7 @@ def attach_module(module: nn.Module, trainer: Any) -> None:
             part.trainer = trainer
         elif part is module or hasattr(type(part), "training_step"):
             for name in _LENT:
-                part.__dict__[name] = MethodType(getattr(LoopModule, name), part)
+                _lend(part, name, MethodType(getattr(LoopModule, name), part))
             part.__dict__["__reduce_ex__"] = MethodType(_reduce_without_loans, part)
             if isinstance(getattr(type(part), "trainer", None), property):
                 part.trainer = trainer
@@ -258,13 +265,41 @@ def attach_module(module: nn.Module, trainer: Any) -> None:
                 part.__dict__["trainer"] = trainer
 
 
-def _reduce_without_loans(module: nn.Module, protocol: Any) -> Any:
-    """How a module that runs is copied and pickled: without what `attach_module` and `bind_log` lent it."""
-    reduced: Any = type(module).__reduce_ex__(module, protocol)
+def _lend(part: Any, name: str, method: Any) -> None:
+    """Give ``part`` a method for a run; one that its class overrides stays, and its ``super()`` reaches ours."""
+    owner = next((cls for cls in type(part).__mro__ if name in cls.__dict__), None)
+    if owner is None or owner is LoopModule or is_of_lightning(owner):
+        part.__dict__[name] = method
+        return
+    base = next((cls for cls in type(part).__mro__ if name in cls.__dict__ and is_of_lightning(cls)), None)
+    if base is not None or isinstance(part, LoopModule):
+        part.__dict__.setdefault(_LOANS, {})[name] = method
+    if base is not None and not hasattr(base.__dict__[name], _LOANS):
+        setattr(base, name, _routed(base.__dict__[name], name))
+
+
+def _routed(original: Any, name: str) -> Any:
+    """Lightning's method, which in a module that runs here does what ours does."""
+
+    @wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        ours = self.__dict__.get(_LOANS, {}).get(name)
+        return original(self, *args, **kwargs) if ours is None else ours(*args, **kwargs)
+
+    setattr(method, _LOANS, True)
+    return method
+
+
+def _reduce_without_loans(owner: Any, protocol: Any) -> Any:
+    """How a module or callback that runs is copied and pickled: without what a run lent it."""
+    kind: Any = type(owner)
+    reduced: Any = kind.__reduce_ex__(owner, protocol)
+    if isinstance(reduced, str) or len(reduced) < 3 or not isinstance(reduced[2], dict):
+        return reduced
     how, arguments, state, *rest = reduced
-    loans = {"log", "__reduce_ex__", *_LENT}
-    if not isinstance(getattr(type(module), "trainer", None), property):
-        loans.add("trainer")
+    loans = BORROWED - {"_requires_grad_before"}
+    if isinstance(owner, nn.Module) and not isinstance(getattr(type(owner), "trainer", None), property):
+        loans |= {"trainer"}
     return how, arguments, {name: value for name, value in state.items() if name not in loans}, *rest
 
 
@@ -272,17 +307,47 @@ def bind_log(module: nn.Module, log: Any) -> None:
     """Make ``self.log`` of the module, and of modules with steps inside it, call ``log`` without a detour."""
     for part in module.modules():
         if part is module or isinstance(part, LoopModule) or hasattr(type(part), "training_step"):
-            part.__dict__["log"] = log
+            _lend(part, "log", log)
+
+
+def lend_log(callbacks: Iterable[Any], module: nn.Module) -> None:
+    """Let callbacks call ``self.log`` and ``self.log_dict``, as ``module`` does; those of their own stay."""
+    for callback in callbacks:
+        for name in ("log", "log_dict") if hasattr(callback, "__dict__") else ():
+            if is_overridden(callback, name):
+                continue
+            callback.__dict__[name] = partial(_log_as, module, name)
+            callback.__dict__["__reduce_ex__"] = MethodType(_reduce_without_loans, callback)
+
+
+def _log_as(module: Any, name: str, *args: Any, **options: Any) -> None:
+    getattr(module, name)(*args, **options)
+
+
+def release_log(callbacks: Iterable[Any]) -> None:
+    """Take back what `lend_log` lent."""
+    ours = (_log_as, _reduce_without_loans)
+    for callback in callbacks:
+        for name in ("log", "log_dict", "__reduce_ex__"):
+            lent = getattr(callback, "__dict__", {}).get(name)
+            if getattr(lent, "func", None) in ours or getattr(lent, "__func__", None) in ours:
+                del callback.__dict__[name]
 
 
 def release_module(module: nn.Module) -> None:
     """Take back what `attach_module` and `bind_log` lent, so that the module can be copied and pickled."""
     for part in module.modules():
-        for name in ("log", "__reduce_ex__", *_LENT):
+        for name in ("log", "__reduce_ex__", _LOANS, *_LENT):
             part.__dict__.pop(name, None)
         LoopModule.untoggle_optimizer(part)  # type: ignore[arg-type]  # an error may have come between
         if not isinstance(getattr(type(part), "trainer", None), property):
             part.__dict__.pop("trainer", None)
+
+
+def train_all_if_none_is(module: nn.Module) -> None:
+    """Put a module that is in eval mode as a whole into train mode; parts in eval mode beside others stay so."""
+    if not any(part.training for part in module.modules()):
+        module.train()
 
 
 @contextmanager

@@ -89,6 +89,7 @@ def test_lbfgs_equals_lightnings(fit_theirs, fit_ours):
     assert trainer.global_step == 10
 
 
+@pytest.mark.filterwarnings("ignore:training_step returned no loss")
 def test_batches_without_a_loss_are_left_out_as_in_lightning(fit_theirs, fit_ours):
     class Skipping(Classifier):
         def training_step(self, batch, batch_idx):

@@ -218,13 +218,16 @@ def test_several_loaders_have_an_index_and_results_of_their_own(make_trainer):
         def validation_step(self, batch, batch_idx, dataloader_idx):
             indices.append((dataloader_idx, batch_idx))
             self.log("value", float(dataloader_idx))
-            self.log("shared", 1.0 + dataloader_idx, add_dataloader_idx=False)
+
+        def on_validation_epoch_end(self):
+            self.log("shared", 1.0)
 
     first, second = make_trainer().validate(Module(), [random_loader(32), random_loader(64)])
     assert indices == [(0, 0), (1, 0), (1, 1)]
     assert first["value/dataloader_idx_0"] == 0.0
     assert second["value/dataloader_idx_1"] == 1.0
     assert "value/dataloader_idx_1" not in first
+    assert first["shared"] == second["shared"] == 1.0
 
 
 def test_predictions_of_one_and_of_several_loaders(make_trainer):

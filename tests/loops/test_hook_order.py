@@ -120,7 +120,7 @@ def test_module_hooks_around_a_fit_and_the_data_modules(make_trainer):
     order.remove("data.train_dataloader")  # when it is asked for is the loop's affair
     assert order == [
         "data.prepare_data", "module.prepare_data", "data.setup(fit)", "module.setup(fit)", "module.configure_model",
-        "module.on_fit_start", "module.configure_optimizers", "module.optimizer_step(0, 0)",
+        "module.configure_optimizers", "module.on_fit_start", "module.optimizer_step(0, 0)",
         "module.optimizer_zero_grad(0, 0)", "data.teardown(fit)", "module.teardown(fit)",
     ]  # fmt: skip
 

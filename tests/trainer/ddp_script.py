@@ -40,7 +40,9 @@ class Synced(LoopModule):
         self.log("val_loss", nn.functional.cross_entropy(logits, batch[1]), sync_dist=True)
         self.log("val_accuracy", self.val_accuracy)
 
-    test_step = validation_step
+    def test_step(self, batch, batch_idx):
+        self.validation_step(batch, batch_idx)
+        self.log("tested", float(len(batch[0])), reduce_fx="sum", sync_dist=True)
 
     def predict_step(self, batch, batch_idx):
         return self.net(batch[0])
@@ -117,7 +119,8 @@ def run_case(name, folder, processes, **more):
     }
     result["validate"] = trainer.validate(module, loader(20, 1, processes))
     result["test"] = trainer.test(module, loader(20, 2, processes))
-    result["predictions"] = sum(len(p) for p in trainer.predict(module, loader(20, 2, processes)))
+    result["tested"] = trainer.test(module, loader(21, 2, processes))[0]["tested"]
+    result["predictions"] = torch.cat(trainer.predict(module, loader(21, 2, processes))).sum(1).tolist()
     result["rank"] = trainer.global_rank
     return result
 

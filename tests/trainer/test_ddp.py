@@ -81,9 +81,16 @@ def test_evaluation_equals_that_of_one_process(stage, one, two):
         assert two[rank]["plain"][stage] == [pytest.approx(one["plain"][stage][0], abs=1e-5)]
 
 
-def test_every_process_predicts_its_share(one, two):
-    assert one["plain"]["predictions"] == 20
-    assert [two[rank]["plain"]["predictions"] for rank in (0, 1)] == [10, 10]
+def test_every_process_has_all_predictions_in_order(one, two):
+    """Also where the last batch is smaller, and one process has a batch less."""
+    assert len(one["plain"]["predictions"]) == 21
+    for rank in (0, 1):
+        assert two[rank]["plain"]["predictions"] == pytest.approx(one["plain"]["predictions"], abs=1e-5)
+
+
+def test_every_sample_is_tested_once(one, two):
+    for rank in (0, 1):
+        assert two[rank]["plain"]["tested"] == one["plain"]["tested"] == 21
 
 
 def test_resuming_in_two_processes_equals_resuming_in_one(one, two):

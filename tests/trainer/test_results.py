@@ -82,15 +82,15 @@ def log_batch(results, module, index):
     results.log("sum", value, reduce_fx="sum", on_epoch=True, on_step=False, batch_size=7)
     results.log("min", value, reduce_fx="min", on_epoch=True, on_step=False, logger=False)
     results.log("max", -value, reduce_fx="max", on_epoch=True, on_step=False)
-    results.log("last", value, on_step=True, on_epoch=False, prog_bar=True, add_dataloader_idx=False)
+    results.log(f"last of {index % 2}", value, on_step=True, on_epoch=False, prog_bar=True, add_dataloader_idx=False)
     results.log("text/count", index, on_step=True, on_epoch=True, reduce_fx="sum")
     module.accuracy(torch.randint(2, (4,), generator=generator))
-    results.log("accuracy", module.accuracy, on_step=True, on_epoch=True)
+    results.log("accuracy", module.accuracy, on_step=True, on_epoch=True, add_dataloader_idx=False)
 
 
 def everything(results):
     """All that one can see of results, as text with every bit, in its order."""
-    results.step_level = False
+    results.place = ""
     results.log("after", 0.3, on_epoch=True)  # outside of a batch: weighted with the last one's size
     seen = [results.logged_step(), results.step_metrics(), results.step_metrics("prog_bar")]
     seen.append(results.epoch_metrics(lambda value, _: value))
@@ -180,7 +180,7 @@ def test_a_buffer_that_is_changed_in_place_is_logged_as_it_was():
 def test_the_size_of_the_last_batch_is_known_until_the_epoch_forgets_it():
     for forget, expected in ((False, 5.0), (True, 1.0)):
         results = Results(True)
-        results.step_level = True  # "a" needs no size
+        results.place = "training_step"  # "a" needs no size
         results.batch, results.size = torch.empty(5, 1), None
         results.log("a", 1.0)
         other = Results(True)

@@ -355,14 +355,18 @@ def test_what_set_up_sets_is_set_once(study, make_module):
 
 
 def test_a_layer_that_set_up_makes_otherwise_is_refused_by_name(fit):
-    class Wider(Model):
+    class Frozen(Model):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.backbone.parameters(), lr=0.01)
+
+    class Wider(Frozen):
         def on_fit_start(self):
             self.head = nn.Linear(32, 12)
 
         def on_train_start(self):
             self.head = nn.Linear(32, 10)
 
-    class Elsewhere(Model):
+    class Elsewhere(Frozen):
         def on_train_start(self):
             self.head = nn.Linear(32, 12)
 

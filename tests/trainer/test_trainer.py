@@ -154,7 +154,7 @@ def test_validate_and_test_return_a_dict_a_loader(make_trainer):
     assert all(isinstance(value, float) for value in one[0].values())
     two = trainer.validate(module, [train(), train(seed=1)])
     assert set(two[0]) == {"val/loss/dataloader_idx_0", "val/accuracy/dataloader_idx_0", "shared"}
-    assert set(two[1]) == {"val/loss/dataloader_idx_1", "val/accuracy/dataloader_idx_1", "shared"}
+    assert set(two[1]) == {"val/loss/dataloader_idx_1", "val/accuracy/dataloader_idx_1"}  # the other's is not in it
     assert two[0]["val/loss/dataloader_idx_0"] == one[0]["val/loss"]
     assert trainer.test(module, train(seed=1))[0]["test/loss"] == two[1]["val/loss/dataloader_idx_1"]
 

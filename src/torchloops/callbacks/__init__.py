@@ -5,6 +5,7 @@ from torchloops.callbacks.early_stopping import EarlyStopping
 from torchloops.callbacks.finetuning import Freeze, FreezeUnfreeze, NoFreeze, resolve_finetuning
 from torchloops.callbacks.learning_rate_monitor import LearningRateMonitor
 from torchloops.callbacks.model_checkpoint import ModelCheckpoint
+from torchloops.callbacks.model_summary import ModelSummary
 from torchloops.callbacks.progress_bar import RichProgressBar
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FreezeUnfreeze",
     "LearningRateMonitor",
     "ModelCheckpoint",
+    "ModelSummary",
     "NoFreeze",
     "RichProgressBar",
     "resolve_finetuning",

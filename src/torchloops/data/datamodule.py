@@ -49,6 +49,9 @@ class DataModule:
     def teardown(self, stage: str) -> None:
         """Undo ``setup``."""
 
+    def on_exception(self, exception: BaseException) -> None:
+        """An error, or Ctrl-C, ends the fit or evaluation."""
+
     def state_dict(self) -> dict[str, Any]:
         """State for checkpoints, as plain data."""
         return {}

@@ -31,8 +31,10 @@ class EvaluationEpochLoop(Loop):
 
     def on_run_start(self, batches: Batches, dataloader_idx: int = 0) -> None:
         bound = self._bound = _BoundEvaluation(self.trainer, batches, dataloader_idx)
+        bound.results.place = bound.places[1]
         skip = self.progress.current if self.restarting else 0
-        bound.next_batch = batches.start_epoch(self.trainer.current_epoch, skip).__next__
+        iterator = batches.start_epoch(self.trainer.current_epoch, skip)
+        bound.next_batch = self.trainer.timed("next_batch", iterator.__next__)
 
     def advance(self, batches: Batches, dataloader_idx: int = 0) -> None:
         bound = self._bound
@@ -46,19 +48,24 @@ class EvaluationEpochLoop(Loop):
         results.batch = batch
         results.size = None
         if bound.on_batch_start is not None:
+            results.place = bound.places[0]
             for hook in bound.on_batch_start:
                 hook(batch, batch_idx, dataloader_idx)
+            results.place = bound.places[1]
         outputs = bound.step(batch, batch_idx, dataloader_idx) if bound.takes_loader else bound.step(batch, batch_idx)
         if bound.keep is not None:
             bound.keep.append(outputs)
         if bound.on_batch_end is not None:
+            results.place = bound.places[2]
             for hook in bound.on_batch_end:
                 hook(outputs, batch, batch_idx, dataloader_idx)
+            results.place = bound.places[1]
         state.in_batch = False
 
     def on_run_end(self) -> Any:
         """Nothing; `PredictionEpochLoop` returns the outputs."""
-        kept = self._bound.keep
+        kept, results = self._bound.keep, self._bound.results
+        results.place, results.batch, results.size = "", None, None
         self._bound.batches.end_epoch()
         self._bound = None
         return kept
@@ -75,6 +82,7 @@ class _BoundEvaluation:
         "num_batches",
         "on_batch_end",
         "on_batch_start",
+        "places",
         "results",
         "state",
         "step",
@@ -87,13 +95,14 @@ class _BoundEvaluation:
         self.batches = batches
         self.num_batches = batches.num_batches
         self.next_batch: Any = None
+        self.places = (f"on_{word}_batch_start", f"{word}_step", f"on_{word}_batch_end")
         self.state = run.state
         self.move = trainer.batch_mover()
         self.results = run.results_for(stage)
         self.on_batch_start = _batch_hooks(run.hooks(f"on_{word}_batch_start", last=None), takes=3)
         self.on_batch_end = _batch_hooks(run.hooks(f"on_{word}_batch_end", last=None), takes=4)
         self.step, self.takes_loader = _step(trainer, f"{word}_step", len(run.batches(stage)) > 1)
-        self.keep: list[Any] | None = [] if stage == "predict" else None
+        self.keep: list[Any] | None = [] if stage == "predict" and trainer.return_predictions else None
 
 
 def _batch_hooks(hooks: list[Callable[..., Any]], takes: int) -> list[Callable[..., Any]] | None:
@@ -111,7 +120,7 @@ def _step(trainer: Any, name: str, several_loaders: bool) -> tuple[Any, bool]:
         forward = trainer.engine.step_function("__call__")
         return lambda batch, batch_idx: forward(batch), False
     takes = number_of_parameters(getattr(trainer.module, name))
-    step = trainer.engine.step_function(name)
+    step = trainer.timed(name, trainer.engine.step_function(name))
     if takes == 1:
         return lambda batch, batch_idx: step(batch), False
     return step, takes > 2 and (several_loaders or takes < ANY_NUMBER)

@@ -18,7 +18,7 @@ from torchloops.schema import Either, check
 
 __all__ = ["EvaluationLoop", "run_evaluation"]
 
-_CLOSED = {"reduced": {str: float}, "logged": {str: float}}
+_CLOSED = {"reduced": {str: float}, "logged": {str: float}, "loaders?": {str: int}}
 _STATE = {"ended?": [str], "closed?": Either(_CLOSED, {str: None})}
 
 HOOK_WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
@@ -52,7 +52,7 @@ class EvaluationLoop(Loop):
         self.stage = stage
         self.epoch_loop: Any = EvaluationEpochLoop()
         self._ending = Ending()
-        self._closed: dict[str, dict[str, float]] = {}
+        self._closed: dict[str, dict[str, Any]] = {}
 
     def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop over the batches of one data loader."""
@@ -111,14 +111,17 @@ class EvaluationLoop(Loop):
             ("log", self._log),
             *named(run.hooks(f"on_{word}_end", last=True)),
         ]
-        self._ending.run(pieces)
+        with run.logging_in(f"on_{word}_epoch_end"):
+            self._ending.run(pieces)
         if is_overridden(trainer.module, f"on_{word}_model_train"):
             trainer.call_hook(f"on_{word}_model_train")
-        return _by_loader(self._closed["reduced"], len(run.batches(self.stage)))
+        loaders = self._closed.get("loaders", {})
+        return _by_loader(self._closed["reduced"], loaders, len(run.batches(self.stage)))
 
     def _close(self) -> None:
+        loaders = self.trainer.run.results_for(self.stage).loaders()
         reduced, logged = self.trainer.run.close_epoch(self.stage)
-        self._closed = {"reduced": reduced, "logged": logged}
+        self._closed = {"reduced": reduced, "logged": logged, "loaders": loaders}
 
     def _log(self) -> None:
         if not self.trainer.sanity_checking:
@@ -133,13 +136,11 @@ class EvaluationLoop(Loop):
         self._ending.finished, self._closed = list(state_dict.get("ended", ())), state_dict.get("closed", {})
 
 
-def _by_loader(metrics: dict[str, float], number: int) -> list[dict[str, float]]:
-    """One dict a loader: the values named after it, and those named after none."""
-    if number == 1:
-        return [metrics]
-    marks = [f"/dataloader_idx_{index}" for index in range(number)]
-    shared = {name: value for name, value in metrics.items() if not name.endswith(tuple(marks))}
-    return [{**shared, **{name: v for name, v in metrics.items() if name.endswith(mark)}} for mark in marks]
+def _by_loader(metrics: dict[str, float], loaders: dict[str, int], number: int) -> list[dict[str, float]]:
+    """One dict a loader: the values that it gave, and those that no single one gave."""
+    return [
+        {name: value for name, value in metrics.items() if loaders.get(name, index) == index} for index in range(number)
+    ]
 
 
 @contextmanager

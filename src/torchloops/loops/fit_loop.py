@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchloops.errors import ConfigurationError
 from torchloops.loops.ending import Ending, named
 from torchloops.loops.loop import Loop
 from torchloops.loops.training_epoch_loop import TrainingEpochLoop
@@ -37,6 +38,7 @@ class FitLoop(Loop):
         self._max_epochs = max_epochs
         self.epoch_loop: Any = TrainingEpochLoop()
         self._ending = Ending()
+        self._steps_before = -1
 
     def connect(self, epoch_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop of an epoch."""
@@ -113,6 +115,7 @@ class FitLoop(Loop):
                 trainer.run.pending_data.pop(stage, None)  # the position in the loader before
         trainer.state.in_epoch = True
         trainer.run.count_steps_by_hooks()  # the loop that counted in the last epoch may have been replaced
+        self._steps_before = -1 if self._is_inside_epoch else trainer.global_step
         if not self._is_inside_epoch:
             trainer.call_hook("on_train_epoch_start")
 
@@ -127,20 +130,34 @@ class FitLoop(Loop):
     def on_advance_end(self) -> None:
         self._ending.finished = []
         self._end_epoch()
+        if self.trainer.global_step == self._steps_before:
+            self._check_ends()
+
+    def _check_ends(self) -> None:
+        """Refuse to go on for ever where only steps are limited, and an epoch had none."""
+        limits = self.trainer.state.limits
+        if self.max_epochs == -1 and self.max_steps != -1 and limits.max_seconds is None and not self.is_at_limit:
+            raise ConfigurationError(
+                f"An epoch is over without one optimizer step, so max_steps={self.max_steps} would never be reached. "
+                "Return the loss from training_step, with manual optimization step the optimizers of "
+                "self.optimizers(), or give max_epochs."
+            )
 
     def _end_epoch(self) -> None:
         """Do what ends an epoch; in a resumed run, what came after the hook that saved."""
         run = self.trainer.run
         run.state.in_epoch = True
         first, last = run.hooks("on_train_epoch_end"), run.hooks("on_train_epoch_end", last=True)
-        self._ending.run([*named(first), ("close", self._close_epoch), *named(last)])
+        with run.logging_in("on_train_epoch_end"):
+            self._ending.run([*named(first), ("close", self._close_epoch), *named(last)])
         run.state.in_epoch = False
         run.state.current_epoch += 1
 
     def _close_epoch(self) -> None:
         run = self.trainer.run
         _, logged = run.close_epoch("train")
-        run.step_schedulers("epoch")
+        if getattr(self.epoch_loop, "is_whole", True):
+            run.step_schedulers("epoch")
         run.send_to_loggers(logged)
         run.save_loggers()
 

@@ -35,6 +35,7 @@ class ManualLoop(Loop):
                     "Leave automatic_optimization = True and connect a YieldLoop as the optimizer_loop."
                 )
             step = self._bound = call_step(self.trainer, synced=False)
+            self.trainer.run.call_hooks_before_manual_steps()
         self._output[0] = step(batch, batch_idx)
 
     def on_run_end(self) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from torchloops.errors import ConfigurationError
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from torchloops.loops.loop import Progress
     from torchloops.trainer import Trainer
 
-__all__ = ["OptimizerStep"]
+__all__ = ["OptimizerStep", "unused_closure"]
 
 
 class OptimizerStep:
@@ -51,7 +53,9 @@ class OptimizerStep:
         "counted",
         "counts_steps",
         "epoch",
+        "has_computed",
         "index",
+        "left_out_a_batch",
         "needs_closure",
         "no_sync",
         "optimizer",
@@ -87,7 +91,7 @@ class OptimizerStep:
         self.checked = False
         self.counted: tuple[Progress, ...] = ()
         self.wants_output = True
-        self.counts_steps = False
+        self.counts_steps = self.left_out_a_batch = self.has_computed = False
         self.output: dict[str, Any] = {}
         self.no_sync = engine.no_sync if trainer.world_size > 1 and self.accumulate > 1 else None
         self.before_zero_grad = run.hooks("on_before_zero_grad", last=None) or None
@@ -106,6 +110,8 @@ class OptimizerStep:
         self.backward = None if engine.is_plain else engine.backward
         if is_overridden(module, "backward"):
             self.backward = module.backward
+        if trainer.profiler is not None:
+            self.backward = trainer.timed("backward", self.backward or _propagate)
         self.clip = _clipping(trainer, stepping)
         self.needs_closure = engine.needs_closure(self.optimizer)
         self.restarts_each_time = self.needs_closure and self.accumulate == 1
@@ -115,6 +121,7 @@ class OptimizerStep:
             self.step = lambda closure: module.optimizer_step(
                 trainer.current_epoch, run.state.batch_idx, stepping, closure
             )
+        self.step = trainer.timed("optimizer_step", self.step)
 
     def optimize(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Compute gradients, step when due, and return ``{"loss": ...}``, detached; ``{}`` for a batch left out."""
@@ -123,7 +130,10 @@ class OptimizerStep:
             progress.total += 1
         due = self.accumulate == 1 or self.is_due(batch_idx)
         if due and self.needs_closure:
-            self.step(partial(self.compute, batch, batch_idx, True))
+            self.has_computed = False
+            self.step(partial(self.closure, batch, batch_idx))
+            if not self.has_computed:
+                raise unused_closure()
             self.starts = True
             return self.output
         if due or self.no_sync is None:
@@ -154,6 +164,12 @@ class OptimizerStep:
         """Forward and backward pass; what a closure does."""
         return self.backpropagate(self.training_step(batch, batch_idx), due)
 
+    def closure(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """`compute` for an optimizer, whose ``step`` may run without gradients."""
+        self.has_computed = True
+        with torch.enable_grad():
+            return self.compute(batch, batch_idx, True)
+
     def backpropagate(self, output: Any, due: bool) -> Tensor | None:
         """Zero the gradients where an accumulation starts, propagate a loss, and make them ready where it ends.
 
@@ -167,6 +183,13 @@ class OptimizerStep:
         loss = output if output.__class__ is Tensor else _loss_of(output)
         if loss is None:
             self.output = {}
+            if not self.left_out_a_batch:
+                self.left_out_a_batch = True
+                warnings.warn(
+                    "training_step returned no loss (None), so the batch is left out: no gradients, no optimizer step. "
+                    "If it was to be trained on, return the loss.",
+                    stacklevel=2,
+                )
             if due and not self.starts:
                 self.make_ready()
             return None
@@ -199,6 +222,19 @@ class OptimizerStep:
             _call(self.before_step, self.optimizer)
         if self.clip is not None:
             self.clip()
+
+
+def unused_closure() -> ConfigurationError:
+    """The error for an optimizer step that did not call its closure."""
+    return ConfigurationError(
+        "The optimizer step never called its closure, so there were no new gradients and nothing was trained. In "
+        "optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure) write "
+        "optimizer.step(closure=optimizer_closure); in an optimizer of yours call the closure in `step`."
+    )
+
+
+def _propagate(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    loss.backward(*args, **kwargs)
 
 
 def _call(hooks: list[Callable[..., Any]], *args: Any) -> None:

@@ -15,7 +15,9 @@ class PredictionLoop(EvaluationLoop):
 
     As `EvaluationLoop`, with the hooks ``on_predict_*``.
 
-    Returns from ``run``: a list with the output of each batch; for several data loaders a list of those.
+    Returns from ``run``: a list with the output of each batch; for several data loaders a list of those. In several
+    processes it is the same list in each, in the order of the data and on the CPU, where each has its share of the
+    samples; else the list of its own batches.
     """
 
     resumes_inside = False
@@ -41,4 +43,10 @@ class PredictionLoop(EvaluationLoop):
     def on_run_end(self) -> Any:
         predictions, self._predictions = self._predictions, []
         super().on_run_end()
+        if not self.trainer.return_predictions:
+            return None
+        run = self.trainer.run
+        predictions = [
+            run.of_all_processes(one, outputs) for one, outputs in zip(run.batches("predict"), predictions, strict=True)
+        ]
         return predictions[0] if len(predictions) == 1 else predictions

@@ -42,7 +42,7 @@ def call_step(trainer: Trainer, synced: bool, several: bool = False) -> Callable
             f"{type(module).__name__}.training_step takes {count} arguments, but {len(expected)} are passed: "
             f"({', '.join(expected)})."
         )
-    step = trainer.engine.step_function("training_step", synced=synced)
+    step = trainer.timed("training_step", trainer.engine.step_function("training_step", synced=synced))
     if recurrent:
         return _recurrent(step, several, trainer.run.hiddens)
     return step if takes > 1 else lambda batch, batch_idx: step(batch)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingEpochLoop"]
 
-_STATE = {"validation_is_due": bool, "step_is_unlogged?": bool, "is_cut?": bool}
+_STATE = {"validation_is_due": bool, "step_is_unlogged?": bool, "is_cut?": bool, "is_whole?": bool}
 
 
 class TrainingEpochLoop(Loop):
@@ -44,6 +44,7 @@ class TrainingEpochLoop(Loop):
         self.batch_loop: Any = TrainingBatchLoop()
         self.val_loop: Any = EvaluationLoop("validate")
         self._validation_is_due = self._step_is_unlogged = False
+        self._was_whole = True
 
     def connect(self, batch_loop: Loop | None = None, val_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop of a batch, the validation loop, or both."""
@@ -87,11 +88,20 @@ class TrainingEpochLoop(Loop):
         bound = self._bound
         return bound is not None and bound.at_limit and not bound.batches.last
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the running or last epoch had all its batches: else schedulers do not take it for an epoch."""
+        bound = self._bound
+        if bound is None:
+            return self._was_whole
+        return self.progress.current >= bound.num_batches or bound.batches.last
+
     def on_run_start(self, batches: Batches) -> None:
         trainer = self.trainer
         bound = self._bound = _BoundEpoch(self, trainer, batches)
-        bound.next_batch = batches.start_epoch(trainer.current_epoch, skip=self.progress.current).__next__
-        bound.results.step_level = True
+        iterator = batches.start_epoch(trainer.current_epoch, skip=self.progress.current)
+        bound.next_batch = trainer.timed("next_batch", iterator.__next__)
+        bound.results.place = "training_step"
         if self.restarting:
             trainer.go_on()
         if self.restarting and self._step_is_unlogged and bound.log_every:
@@ -99,6 +109,8 @@ class TrainingEpochLoop(Loop):
         self._step_is_unlogged = False
         if self.restarting and self._validation_is_due:
             self._validate()
+        if self.restarting and bound.schedule_plateaus is not None:
+            bound.schedule_plateaus()
 
     def advance(self, batches: Batches) -> None:
         bound = self._bound
@@ -114,9 +126,13 @@ class TrainingEpochLoop(Loop):
         results.size = None
         state.batch_idx = batch_idx
         state.is_last_batch = batch_idx + 1 >= bound.num_batches or batches.last
-        if bound.on_batch_start is not None and _refuses(bound.on_batch_start, batch, batch_idx):
-            state.in_batch = False
-            raise StopIteration
+        if bound.on_batch_start is not None:
+            results.place = "on_train_batch_start"
+            refused = _refuses(bound.on_batch_start, batch, batch_idx)
+            results.place = "training_step"
+            if refused:
+                state.in_batch = False
+                raise StopIteration
         steps_before = state.global_step
         bound.outputs = bound.run_batch(batch, batch_idx)
         bound.batch = batch
@@ -130,6 +146,7 @@ class TrainingEpochLoop(Loop):
         if bound.on_batch_end is not None:
             outputs, batch = bound.outputs, bound.batch
             bound.in_batch_end = True
+            bound.results.place = "on_train_batch_end"
             interrupt = None
             for hook in bound.on_batch_end:
                 try:
@@ -140,26 +157,27 @@ class TrainingEpochLoop(Loop):
                 self.trainer.keeper.save_after_interrupt()
                 raise interrupt
             bound.in_batch_end = False
+            bound.results.place = "training_step"
         if bound.log_every and done % bound.log_every == 0:
             bound.log_step()
         if bound.validate_every is not None and bound.is_validation_due(done):
             self._validation_is_due = True
             self._validate()
+        if bound.schedule_plateaus is not None:  # behind the validation that gives the value they watch
+            bound.schedule_plateaus()
 
     def _validate(self) -> None:
-        bound = self._bound
-        bound.results.step_level = False
         run_evaluation(self.val_loop, "validate")
         self._validation_is_due = False
         self.trainer.run.enter_stage("train")
-        bound.results.step_level = True
 
     def on_run_end(self) -> None:
         bound = self._bound
-        bound.results.step_level = False
+        bound.results.place = ""
         bound.outputs = bound.batch = bound.results.batch = None
         bound.next_batch = None
-        if self.progress.current >= bound.num_batches or bound.batches.last:
+        self._was_whole = self.is_whole
+        if self._was_whole:
             bound.batches.end_epoch()
 
     def on_save_checkpoint(self) -> dict[str, Any]:
@@ -169,6 +187,7 @@ class TrainingEpochLoop(Loop):
         return {
             "validation_is_due": (in_batch_end and bound.is_validation_due(done)) or is_cut,
             "is_cut": self.is_cut,
+            "is_whole": self.is_whole,
             "step_is_unlogged": in_batch_end and bool(bound.log_every) and done % bound.log_every == 0,
         }
 
@@ -176,6 +195,7 @@ class TrainingEpochLoop(Loop):
         check(state_dict, _STATE, "TrainingEpochLoop: state")
         self._validation_is_due = state_dict["validation_is_due"]
         self._step_is_unlogged = state_dict.get("step_is_unlogged", False)
+        self._was_whole = state_dict.get("is_whole", True)
 
 
 def _refuses(hooks: list[Callable[..., Any]], batch: Any, batch_idx: int) -> bool:
@@ -209,6 +229,7 @@ class _BoundEpoch:
         "results",
         "run_batch",
         "schedule",
+        "schedule_plateaus",
         "state",
         "total_before",
         "validate_every",
@@ -233,7 +254,10 @@ class _BoundEpoch:
         self.on_batch_end = run.hooks("on_train_batch_end", last=None) or None
         wants_output = self.on_batch_end is not None
         self.run_batch = loop.batch_loop.shortcut(wants_output=wants_output) or loop.batch_loop.run
-        self.schedule = partial(run.step_schedulers, "step") if run.has_schedulers("step") else None
+        self.schedule, self.schedule_plateaus = (
+            partial(run.step_schedulers, "step", plateau) if run.has_schedulers("step", plateau) else None
+            for plateau in (False, True)
+        )
         self.log_step = run.log_step
         self.log_every = trainer.log_every_n_steps if run.loggers else 0
         self.validate_every = _validation_interval(trainer, loop.val_loop, batches.num_batches)

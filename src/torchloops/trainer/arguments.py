@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torchloops.trainer.trainer import Trainer
 
 __all__ = [
+    "add_model_summary",
     "callback_key",
     "check_limits",
     "check_module",
@@ -135,6 +136,14 @@ def default_callbacks(callbacks: Any, progress_bar: bool, checkpointing: bool, f
     if fast:
         found = [callback for callback in found if not isinstance(callback, EarlyStopping | ModelCheckpoint)]
     return found
+
+
+def add_model_summary(callbacks: list[Any], terminal_only: bool) -> None:
+    """Add a `ModelSummary` to callbacks that have none."""
+    from torchloops.callbacks import ModelSummary
+
+    if not any(isinstance(callback, ModelSummary) for callback in callbacks):
+        callbacks.append(ModelSummary(terminal_only=terminal_only))
 
 
 def check_module(name: str, model: Any, last: Any) -> None:

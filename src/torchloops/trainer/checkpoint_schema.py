@@ -64,16 +64,23 @@ _ENTRY = {
     "name": str, "on_step": bool, "on_epoch": bool, "prog_bar": bool, "logger": bool, "sync": bool,
     "metric": str | None, "sizes": [(scalar, COUNT)], "per_step": Either(COUNT, None),
     "reduction": lambda name: None if name in ("mean", "sum", "min", "max") else "should be a reduction",
-    "value": _VALUE, "total": _VALUE, "weight": scalar,
+    "value": _VALUE, "is_new?": bool, "total": _VALUE, "weight": scalar,
     "pending": Either([_VALUE], {"stacked": torch.Tensor, "device": str}),
 }  # fmt: skip
 _FIRST_ENTRY = {name: _ENTRY[name] for name in _ENTRY if name not in ("name", "metric", "pending", "sizes", "per_step")}
+
+
+def _is_present(value: Any) -> bool:
+    """Whether logged values are of the present format, which says so."""
+    return isinstance(value, Mapping) and "format" in value
+
+
 _RESULTS = Either(
     {
         "format": Whole(2, 2), "loaders": [(Either(COUNT, None), {str: _ENTRY})], "loader": Either(COUNT, None),
         "size": Either(scalar, None), "batch_size": Either(COUNT, None),
     },
-    lambda value: "should be logged values" if "format" in value else problem(value, {str: _FIRST_ENTRY}),
+    lambda value: "should be logged values" if _is_present(value) else problem(value, {str: _FIRST_ENTRY}),
 )  # fmt: skip
 
 # runs
@@ -82,7 +89,7 @@ _DATA = {str: [DATA_POSITION]}
 _METRICS = {str: {"state": {str: Any}, "_update_count": Any, "_forward_cache": Any}}
 _GROUPS = [[[Either(str, [COUNT], None)]]]  # of each optimizer and group, the parameters
 _ASKED = {
-    "epoch": COUNT, "step": COUNT, "random": Either(random_states, None),
+    "epoch": COUNT, "step": COUNT, "random": Either(random_states, None), "by_sanity_check?": bool,
     "owner": Either({"module?": _CHANGES, "attributes?": _CHANGES, "state?": Any}, None),
 }  # fmt: skip
 _RUN = {
@@ -90,6 +97,7 @@ _RUN = {
     "last_batch": (COUNT, bool), "optimizer_states": [{str: Any}], "lr_schedulers": [{str: Any}],
     "optimizer_classes?": [str], "lr_scheduler_classes?": [str],
     "optimizer_groups?": Either({"frozen": [str], "made": _GROUPS, "now": _GROUPS}, {str: None}),
+    "optimizer_steps?": Either({"steps": [COUNT], "seen": [COUNT]}, {str: None}),
     "asked?": {str: _ASKED},
     "callbacks": {str: Any}, "loggers": [Any], "results": {str: _RESULTS}, "metrics": {str: scalar}, "data": _DATA,
     "once": {str: Any}, "random": Either(random_states, None),

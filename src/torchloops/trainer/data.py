@@ -16,7 +16,7 @@ from torchloops.data.source import draws_nothing
 from torchloops.errors import DataError, ResumeWarning, taking_back
 from torchloops.seeding import derive_seed, random_state, restore_random_state
 from torchloops.trainer.generators import isolated
-from torchloops.trainer.loaders import number_of_batches
+from torchloops.trainer.loaders import gives_what_it_says, number_of_batches
 from torchloops.trainer.object_state import FirstSeen, Objects, restore_states, states_of
 from torchloops.trainer.position import (
     Order,
@@ -47,7 +47,8 @@ class Batches:
 
     Attributes:
         num_batches: batches an epoch has; infinite where the loader does not say.
-        last: the batch given last ends the epoch; always False where ``num_batches`` is known.
+        last: the batch given last ends the epoch; always False where ``num_batches`` is sure to be right, as it is not
+            where a sampler or a loader of the user's says how many there are.
     """
 
     def __init__(
@@ -62,12 +63,12 @@ class Batches:
         self.num_batches = number_of_batches(loader, limit)
         length = number_of_batches(loader)
         self._limited = limit is not None and self.num_batches < length
-        self._has_length = length < float("inf")
         self._next_epoch = 0
         self.last = False
         self._iterator: Iterator[Any] = iter(())
         self._source: Any = getattr(loader, "_dataloader", loader)
         self._indexed = indexed_loader(loader)
+        self._has_length = length < float("inf") and gives_what_it_says(self._source)
         self._stateful = stateful_parts(self._source)
         self._own: DataLoader[Any] | None = None
         self._order: Order | None = None
@@ -139,7 +140,8 @@ class Batches:
             iterator = self._begin(self._epoch_start["seed"], 0)
         self._skipped, self._states_are_loaded = skip, False
         self._taken = skip
-        self._keeps_ahead = not self._has_length and bool(self._stateful or self._data.generators or self._data.owners)
+        keeps_state = self._indexed or self._stateful or self._data.generators or self._data.owners
+        self._keeps_ahead = not self._has_length and bool(keeps_state)
         self._iterator = iterator if self._has_length else self._look_ahead(iterator, skip)
         return self._iterator
 
@@ -151,6 +153,12 @@ class Batches:
         if not self._limited or self._stops_at_limit:
             next(self._iterator, None)
         self._taken = self._reading = self._before_ahead = None
+
+    def close(self) -> None:
+        """Let go of iterators and workers; the position is known as before."""
+        self._taken, self._reading, self._iterator = self._count_taken(), None, iter(())
+        if self._own is not None:
+            self._own._iterator = None
 
     def rewind(self) -> None:
         """Put the loader's own generators, and what else has a state, back to where the epoch began."""
@@ -294,7 +302,7 @@ class Batches:
             self._reading = iter(loader)
             return self._reading
         if self._own is None or self._order is None:
-            prefetched = (loader.prefetch_factor or 0) * loader.num_workers
+            prefetched = (loader.prefetch_factor or 0) * loader.num_workers + (not self._has_length)
             limit = int(self.num_batches) if self._limited else None
             self._order = Order(loader, not plain, limit, prefetched)
             self._own = loader_over(loader, self._order)
@@ -308,7 +316,8 @@ class Batches:
 
     def _leave_epoch(self) -> None:
         """Put the loader's generators to where the epoch was left, if workers have asked for batches ahead of it."""
-        taken, loader, generators = self._count_taken(), self._indexed, own_generators(self._source)
+        loader, generators = self._indexed, own_generators(self._source)
+        taken = self._before_ahead["taken"] if self._before_ahead else self._count_taken()
         if loader is None or not loader.num_workers or not generators or self._epoch_start is None:
             return
         if not taken or taken >= self.num_batches:
@@ -353,10 +362,10 @@ class Batches:
 
     def _look_ahead(self, iterator: Iterator[Any], skip: int) -> Iterator[Any]:
         nothing = object()
-        if self.num_batches < float("inf"):
+        if self._limited and not self._stops_at_limit:
             iterator = islice(iterator, max(0, len(self) - skip))
         ahead = next(iterator, nothing)
-        if ahead is nothing and not skip:
+        if ahead is nothing and not skip and not self._stateful:  # one with a state may have stood at its end
             raise DataError(
                 f"The data loader ({type(self.loader).__name__}) gave no batches. Give it data; an iterator that can "
                 "be gone through only once is empty in the second epoch: give an object whose __iter__ starts over."

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from torchloops.errors import ConfigurationError
+from torchloops.trainer.shares import share_of
 
 __all__ = ["Engine", "TensorBoardLogger", "seed_everything"]
 
@@ -30,17 +31,30 @@ class Engine:
     and optimizers are the bare ones. Elsewhere they go through Fabric.
 
     Args:
-        accelerator, devices, num_nodes, strategy, precision: as Fabric takes them.
+        accelerator, devices, num_nodes, strategy, precision, plugins: as Fabric takes them.
+        sync_batchnorm: on several devices, have batch norm see the batches of all of them.
     """
 
-    def __init__(self, accelerator: Any, devices: Any, num_nodes: int, strategy: Any, precision: Any) -> None:
+    def __init__(
+        self,
+        accelerator: Any,
+        devices: Any,
+        num_nodes: int,
+        strategy: Any,
+        precision: Any,
+        plugins: Any = None,
+        sync_batchnorm: bool = False,
+    ) -> None:
         self.fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
             strategy=strategy,
             precision=precision,
+            plugins=plugins,
         )
+        self.num_nodes = num_nodes
+        self._sync_batchnorm = sync_batchnorm
         self._wrapped: Any = None
         self._unscaled: set[int] = set()
         self._module: nn.Module | None = None
@@ -98,6 +112,8 @@ class Engine:
     def setup_module(self, module: nn.Module, training: bool) -> None:
         """Move ``module`` to the device and, to train on several devices, wrap it."""
         self._module = module
+        if training and self._sync_batchnorm and self.world_size > 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(module)
         self._parameters = list(module.parameters())
         if training or not self.is_single:
             trainable = any(parameter.requires_grad for parameter in module.parameters())
@@ -131,10 +147,20 @@ class Engine:
         wrapped = self.fabric.setup_optimizers(*optimizers)
         return list(wrapped) if isinstance(wrapped, tuple) else [wrapped]
 
-    def setup_loader(self, loader: Any, use_distributed_sampler: bool) -> Any:
-        """Give every process its share of a ``DataLoader``."""
+    def setup_loader(self, loader: Any, use_distributed_sampler: bool, evaluates: bool = False) -> Any:
+        """Give every process its share of a ``DataLoader``.
+
+        Args:
+            loader: the loader.
+            use_distributed_sampler: False: it gives shares by itself.
+            evaluates: have each sample once, if some processes then have a batch less; else as many in each.
+        """
         if self.world_size == 1 or not isinstance(loader, DataLoader):
             return loader
+        if evaluates and use_distributed_sampler:
+            share = share_of(loader, self.global_rank, self.world_size)
+            if share is not None:
+                return share
         return self.fabric.setup_dataloaders(
             loader, use_distributed_sampler=use_distributed_sampler, move_to_device=False
         )
@@ -154,7 +180,7 @@ class Engine:
         return self.under_precision(getattr(module, name))
 
     def under_precision(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` with its inputs, computations and output in the run's precision."""
+        """``function`` with its inputs and computations in the run's precision; its output is as it comes."""
         precision = self.fabric._precision
         if type(precision) is Precision:
             return function
@@ -162,8 +188,7 @@ class Engine:
         def step(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = precision.convert_input((args, kwargs))
             with precision.forward_context():
-                output = function(*args, **kwargs)
-            return precision.convert_output(output)
+                return function(*args, **kwargs)
 
         return step
 
@@ -260,6 +285,12 @@ class Engine:
     def all_reduce(self, value: Any, op: str = "mean") -> Any:
         """``value`` reduced over all processes."""
         return self.fabric.all_reduce(value, reduce_op=op) if self.world_size > 1 else value
+
+    def all_gather_objects(self, value: Any) -> list[Any]:
+        """The ``value`` of every process, by rank and on the CPU, in all of them."""
+        gathered: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(gathered, move_data_to_device(value, "cpu"))
+        return gathered
 
     def all_gather(self, value: Any, group: Any = None, sync_grads: bool = False) -> Any:
         return self.fabric.all_gather(value, group=group, sync_grads=sync_grads)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,8 @@ from torchloops.loops import EvaluationLoop, FitLoop
 from torchloops.loops.declared import watch
 from torchloops.loops.evaluation_loop import run_evaluation
 from torchloops.loops.tree import loops_in
-from torchloops.module import attach_module, release_module
+from torchloops.module import attach_module, release_module, train_all_if_none_is
+from torchloops.profilers import profiling
 from torchloops.seeding import isolated_generators, random_state, undisturbed_import
 from torchloops.trainer.arguments import (
     check_module,
@@ -27,6 +28,7 @@ from torchloops.trainer.arguments import (
     find_directory,
 )
 from torchloops.trainer.attributes import take_back_records
+from torchloops.trainer.beginning import check_fit, refuse_epoch_end_with_outputs
 from torchloops.trainer.callback_copies import CallbackCopies
 from torchloops.trainer.checkpoint import (
     find_checkpoint,
@@ -59,14 +61,15 @@ class Lifecycle(Runs):
     continues_a_run: bool = False
     attribute_changes: AttributeChanges | None = None
     data_changes: AttributeChanges | None = None
-    resumed_from: Path | None = None
+    resumed_from = None
     threads: int | None = None
     arguments_to_change: dict[str, Any] = {}  # noqa: RUF012  replaced, never changed
     arguments: dict[str, Any]
     returned_optimizers: ReturnedOptimizers
-    limit_batches: dict[str, int | float | None]
     num_sanity_val_steps: int
     deterministic: bool | str
+    benchmark: bool | None
+    detect_anomaly: bool
     use_distributed_sampler: bool
     reload_dataloaders_every_n_epochs: int
     default_root_dir: str | Path | None
@@ -122,7 +125,8 @@ class Lifecycle(Runs):
             self.datamodule.trainer = self
         self.engine.launch()
         with ExitStack() as stack:
-            stack.enter_context(self._deterministic_algorithms())
+            stack.enter_context(self._settings_of_torch())
+            stack.enter_context(profiling(self.profiler, name))
             stack.callback(setattr, self, "_active", None)
             self._active = name
             self._folders = stack.enter_context(ExitStack())
@@ -131,12 +135,18 @@ class Lifecycle(Runs):
             stack.callback(self.engine.release_module)
             self._begin_run(name)
             stack.callback(self._close_run, self.run, name)
+            state = self.run.state
+            state.status = "running"
             try:
                 self._prepare_data()
                 self._setup_stage(name)
                 yield
+                state.status = "finished"
             except BaseException as error:
                 self.run.status = "failed"
+                state.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                if is_overridden(self.datamodule, "on_exception"):
+                    self.datamodule.on_exception(error)
                 self.call_hook("on_exception", error)
                 raise
 
@@ -179,11 +189,10 @@ class Lifecycle(Runs):
             raise ConfigurationError(refused)
 
     def _fit(self, ckpt_path: str | Path | None) -> None:
-        if is_overridden(self.module, "configure_model"):
-            self.module.configure_model()
+        check_fit(cast(Any, self))
+        self._configure_model()
         self.engine.setup_module(self.module, training=True)
-        if not self.module.training:
-            self.module.train()
+        train_all_if_none_is(self.module)
         for loop in self._loops.values():
             for part in loops_in(loop):
                 part.progress.current = part.progress.total = 0
@@ -196,6 +205,7 @@ class Lifecycle(Runs):
         self.arrival = self.attribute_changes = None
         self.continues_a_run, self.resumed_from = ckpt_path is not None, None
         path = self.resumed_from = None if ckpt_path is None else self._restore(ckpt_path)
+        self._configure_optimizers()
         self._call_first_hook("on_fit_start")
         self._sanity_check()
         self.attribute_changes = AttributeChanges(self.module)
@@ -209,6 +219,10 @@ class Lifecycle(Runs):
         self._warn_of_runs_left_out()
         self.run.finish_logging()
         self.call_hook("on_fit_end")
+
+    def _configure_model(self) -> None:
+        if is_overridden(self.module, "configure_model"):
+            self.module.configure_model()
 
     def _restore(self, ckpt_path: str | Path) -> Path | None:
         """Go on with a checkpoint; returns its file, or None where there is no "last" yet."""
@@ -251,6 +265,8 @@ class Lifecycle(Runs):
     ) -> Any:
         with self._entry(stage, model, {stage: dataloaders}, datamodule):
             self.run.reload(stage)
+            refuse_epoch_end_with_outputs(self.module, stage)
+            self._configure_model()
             self.engine.setup_module(self.module, training=False)
             if ckpt_path is not None:
                 load_weights(self, read_checkpoint(self._existing(ckpt_path)))
@@ -276,12 +292,18 @@ class Lifecycle(Runs):
             )
 
     def _sanity_check(self) -> None:
-        """Try a few validation batches, leaving generators and logged values untouched."""
+        """Try a few validation batches, leaving generators and logged values untouched.
+
+        A resumed fit tries none, but asks for the loaders here if it goes on in those that were asked for here.
+        """
         fit_loop = self.fit_loop
         loop: Any = getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)
         if not self.num_sanity_val_steps or not isinstance(fit_loop, FitLoop) or not isinstance(loop, EvaluationLoop):
             return
         if fit_loop.restarting:
+            asked = self.run.restored.get("asked", {}).get("validate", {})
+            if asked.get("by_sanity_check") and asked["owner"] is not None:
+                self.run.batches("validate")
             return
         with isolated_generators(), self.run.forgetting("validate"):
             self.run.random_outside = random_state()
@@ -312,11 +334,17 @@ class Lifecycle(Runs):
             self._callback_copies = CallbackCopies(self.run.callbacks)
 
     @contextmanager
-    def _deterministic_algorithms(self) -> Iterator[None]:
+    def _settings_of_torch(self) -> Iterator[None]:
+        """A context with torch's settings as the arguments want them, and as before after it."""
         before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        benchmark = torch.backends.cudnn.benchmark
         try:
             if self.deterministic:
                 torch.use_deterministic_algorithms(True, warn_only=self.deterministic == "warn")
-            yield
+            if self.benchmark is not None:
+                torch.backends.cudnn.benchmark = self.benchmark
+            with torch.autograd.set_detect_anomaly(True) if self.detect_anomaly else nullcontext():
+                yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.backends.cudnn.benchmark = benchmark

@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from torchloops.errors import ConfigurationError, DataError
 
-__all__ = ["as_loaders", "number_of_batches"]
+__all__ = ["as_loaders", "gives_what_it_says", "is_known_sampler", "number_of_batches"]
+
+_KNOWN = ("torch", "lightning_fabric", "lightning", "pytorch_lightning", "torchloops")
 
 
 def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
@@ -38,6 +40,21 @@ def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
     if length == float("inf"):
         raise ConfigurationError(f"limit {limit} is a share of a data loader that has no length; give an int.")
     return max(1, int(length * limit))
+
+
+def gives_what_it_says(loader: Any) -> bool:
+    """Whether a loader is sure to have as many batches as its length says: a list, or torch's with torch's samplers."""
+    if not isinstance(loader, DataLoader):
+        return isinstance(loader, list | tuple)
+    if isinstance(loader.dataset, IterableDataset):
+        return False
+    samplers = (loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None), loader.sampler)
+    return all(sampler is None or is_known_sampler(sampler) for sampler in samplers)
+
+
+def is_known_sampler(sampler: Any) -> bool:
+    """Whether a sampler is a list of indices, or of a library whose samplers keep to their length and their order."""
+    return isinstance(sampler, list | tuple | range) or type(sampler).__module__.partition(".")[0] in _KNOWN
 
 
 def as_loaders(given: Any) -> list[Any]:

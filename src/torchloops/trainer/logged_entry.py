@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchloops.errors import CheckpointError, ConfigurationError
 
-__all__ = ["Entry", "check_scalar"]
+__all__ = ["Entry", "check_scalar", "is_metric"]
 
 _OPTIONS = ("name", "on_step", "on_epoch", "prog_bar", "logger", "reduction", "sync")
 
@@ -21,16 +21,21 @@ class Entry:
     """One logged name.
 
     ``value`` is the last logged value; ``total`` and ``weight`` hold what was reduced so far, ``pending`` and
-    ``sizes`` the tensors that were not.
+    ``sizes`` the tensors that were not. ``is_new`` says that nobody has read the last value yet; ``place`` and
+    ``options`` are those of the first call, None in one that comes from a checkpoint.
     """
 
     __slots__ = (
+        "epoch_name",
+        "is_new",
         "logger",
         "metric",
         "name",
         "on_epoch",
         "on_step",
+        "options",
         "pending",
+        "place",
         "prog_bar",
         "reduction",
         "size",
@@ -55,17 +60,41 @@ class Entry:
     ) -> None:
         self.name, self.on_step, self.on_epoch = name, on_step, on_epoch
         self.step_name = f"{name}_step" if on_epoch else name
+        self.epoch_name = f"{name}_epoch" if on_step else name
         self.prog_bar, self.logger, self.reduction, self.sync = prog_bar, logger, reduction, sync
         self.metric: Any = None
-        self.clear()
-
-    def clear(self) -> None:
+        self.options: tuple[Any, ...] | None = None
+        self.place: str | None = None
+        self.is_new = False
         self.value: Any = None
         self.total: Any = None
         self.weight = 0.0
         self.pending: list[Any] = []
         self.sizes: list[float] = []
         self.waiting = 0
+
+    def take_metric(self, name: str, value: Any) -> None:
+        """Take note of a metric that is logged once more.
+
+        Raises:
+            ConfigurationError: it is another one than before in this epoch, or a number stands in its place.
+        """
+        self.is_new = True
+        if value is self.metric:
+            return
+        if self.metric is None or not is_metric(value):
+            kind = type(value if self.metric is None else self.metric).__name__
+            raise ConfigurationError(
+                f"self.log({name!r}, ...) got a number and a {kind} in one epoch, which cannot be put together. "
+                "Log them under two names."
+            )
+        if self.on_epoch and getattr(self.metric, "update_called", True):
+            raise ConfigurationError(
+                f"self.log({name!r}, ...) got two {type(value).__name__} objects in one epoch, and the value of the "
+                "epoch would be that of the last one alone. Make the metric once, in __init__ or at the start of the "
+                "epoch, and log that; or log each under a name of its own."
+            )
+        self.metric = value
 
     def fold(self) -> None:
         """Reduce what is pending to one number."""
@@ -114,6 +143,7 @@ class Entry:
             **{option: getattr(self, option) for option in _OPTIONS},
             "metric": metric,
             "value": _packed(self.value),
+            "is_new": self.is_new,
             "total": _packed(self.total),
             "weight": self.weight,
             "pending": _packed_values(self.pending),
@@ -125,6 +155,7 @@ class Entry:
         """The entry that `state_dict` was asked of, its tensors on ``device`` where they were not on the CPU."""
         entry = cls(*(state[option] for option in _OPTIONS))
         entry.value, entry.metric = _unpacked(state["value"], device), metric
+        entry.is_new = state.get("is_new", True)
         entry.total, entry.weight = _unpacked(state["total"], device), state["weight"]
         entry.pending = _unpacked_values(state["pending"], device)
         if sum(count for _, count in state["sizes"]) != len(entry.pending):
@@ -154,6 +185,11 @@ def _stacked(name: str, values: list[Any]) -> Tensor:
     for tensor in tensors:
         check_scalar(name, tensor)
     return torch.stack([tensor.reshape(()).to(tensors[-1].device) for tensor in tensors])
+
+
+def is_metric(value: Any) -> bool:
+    """Whether a logged value is a torchmetrics object."""
+    return hasattr(value, "compute") and hasattr(value, "reset")
 
 
 def check_scalar(name: str, value: Any) -> None:

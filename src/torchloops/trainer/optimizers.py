@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from torchloops.errors import ConfigurationError, did_you_mean
+from torchloops.errors import CheckpointError, ConfigurationError, did_you_mean
 
 __all__ = ["Optimization", "ReturnedOptimizers", "SchedulerConfig", "parse_optimizers"]
 
@@ -59,28 +59,57 @@ class SchedulerConfig:
 class Optimization:
     """Optimizers, their schedulers, and how many batches each optimizer has in turn (empty: all of them each).
 
-    ``names``: those of the optimizers, where ``configure_optimizers`` gives them as a dictionary; else empty.
+    Args:
+        optimizers, schedulers, frequencies: these.
+        names: those of the optimizers, where ``configure_optimizers`` gives them as a dictionary; else empty.
+        steps: steps that each optimizer has taken.
+        steps_seen: by scheduler, how many of its optimizer's it has been told of.
     """
 
     optimizers: list[Optimizer]
     schedulers: list[SchedulerConfig]
     frequencies: list[int]
     names: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    steps_seen: list[int] = field(default_factory=list)
 
-    def step_schedulers(
-        self,
-        interval: str,
-        count: int,
-        metrics: Callable[[], Mapping[str, Any]],
-        step: Callable[[Any, Any], None],
-    ) -> None:
-        """Step the schedulers of an interval after its ``count``-th repetition (from 1)."""
-        for config in self.schedulers:
-            if config.interval != interval or count % config.frequency:
-                continue
-            metric = config.metric(metrics()) if config.reduce_on_plateau else None
-            if metric is not None or not config.reduce_on_plateau:
-                step(config.scheduler, metric)
+    def due_by_epoch(self, epochs: int) -> list[SchedulerConfig]:
+        """The schedulers by epoch that step behind so many epochs."""
+        return [config for config in self.schedulers if config.interval == "epoch" and not epochs % config.frequency]
+
+    def due_by_step(self, plateau: bool | None) -> list[SchedulerConfig]:
+        """The schedulers by step that step now, because of steps of their optimizers since this was asked last."""
+        due = []
+        for index, config in enumerate(self.schedulers):
+            if config.interval == "step" and plateau in (None, config.reduce_on_plateau):
+                before, now = self.steps_seen[index], self._steps_of(config.scheduler)
+                self.steps_seen[index] = now
+                if now // config.frequency > before // config.frequency:
+                    due.append(config)
+        return due
+
+    def _steps_of(self, scheduler: Any) -> int:
+        """Steps of the scheduler's optimizer; of all optimizers where it does not say which one that is."""
+        own = getattr(scheduler, "optimizer", None)
+        for optimizer, steps in zip(self.optimizers, self.steps, strict=True):
+            if optimizer is own:
+                return steps
+        return sum(self.steps)
+
+    def load_steps(self, steps: list[int] | None, seen: list[int] | None, total: int) -> None:
+        """Take back both counts; where a checkpoint has none, all optimizers had their equal share of ``total``.
+
+        Raises:
+            CheckpointError: they are those of other optimizers or schedulers.
+        """
+        wanted = len(self.optimizers), len(self.schedulers)
+        if steps is not None and seen is not None and (len(steps), len(seen)) != wanted:
+            raise CheckpointError(
+                f"The checkpoint counts the steps of {len(steps)} optimizers for {len(seen)} learning-rate schedulers, "
+                f"and there are {wanted[0]} and {wanted[1]}. Resume with those that the run had."
+            )
+        self.steps = [total // len(self.optimizers) for _ in self.optimizers] if steps is None else list(steps)
+        self.steps_seen = [self._steps_of(config.scheduler) for config in self.schedulers] if seen is None else [*seen]
 
 
 class ReturnedOptimizers:
@@ -146,6 +175,7 @@ def parse_optimizers(configured: Any) -> Optimization:
             f"configure_optimizers gives {len(result.optimizers)} optimizers and {len(result.frequencies)} "
             'frequencies. Give every optimizer a "frequency", or none.'
         )
+    result.steps, result.steps_seen = [0] * len(result.optimizers), [0] * len(result.schedulers)
     return result
 
 
@@ -204,4 +234,8 @@ def _scheduler_config(given: Any, monitor: str | None) -> SchedulerConfig:
     config.reduce_on_plateau = config.reduce_on_plateau or isinstance(config.scheduler, ReduceLROnPlateau)
     if config.interval not in ("epoch", "step"):
         raise ConfigurationError(f'A scheduler\'s "interval" is "epoch" or "step", got {config.interval!r}.')
+    if not isinstance(config.frequency, int) or config.frequency < 1:
+        raise ConfigurationError(
+            f'A scheduler\'s "frequency" is a number of intervals, 1 or more, got {config.frequency!r}.'
+        )
     return config

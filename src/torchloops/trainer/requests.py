@@ -45,6 +45,7 @@ class LoaderRequests:
                 yield
             return
         noted = {"epoch": run.epochs, "step": run.steps, "owner": _state_of_owner(run, stage), "random": None}
+        noted["by_sanity_check"] = run.trainer.sanity_checking
         random, before = random_state(), generator_states()
         yield
         if any(generator.changed(state) for generator, state in zip(GENERATORS, before, strict=True)):
@@ -52,8 +53,8 @@ class LoaderRequests:
         self._noted[stage] = noted
 
     def state_dict(self) -> dict[str, Any]:
-        """By stage: ``epoch``, ``step``, ``owner`` (attributes or a state; None: it was ``setup`` that asked), and
-        ``random`` (None: nothing was drawn).
+        """By stage: ``epoch``, ``step``, ``owner`` (attributes or a state; None: it was ``setup`` that asked),
+        ``random`` (None: nothing was drawn), and ``by_sanity_check``.
         """
         return dict(self._noted)
 

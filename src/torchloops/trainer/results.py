@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning
-from torchloops.trainer.logged_entry import Entry, check_scalar
+from torchloops.trainer.batch_size import batch_size as size_of
+from torchloops.trainer.batch_size import warn_of_doubt
+from torchloops.trainer.logged_entry import Entry, check_scalar, is_metric
 
 __all__ = ["Results"]
 
 _FORMAT = 2
 _FOLD_AFTER = 64  # logged tensors kept before they are reduced to one; bounds memory, costs one operation in 64
+_PER_STEP = frozenset({"on_train_batch_start", "training_step", "on_train_batch_end"})
+_OPTIONS = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "sync_dist", "add_dataloader_idx")
 _REDUCTIONS: dict[Any, str] = {
     "mean": "mean", "avg": "mean", "sum": "sum", "min": "min", "max": "max",
     torch.mean: "mean", torch.sum: "sum", torch.min: "min", torch.max: "max",
@@ -25,18 +29,24 @@ _REDUCTIONS: dict[Any, str] = {
 class Results:
     """The logged values of one stage of one run.
 
-    ``log`` is bound to the module's ``self.log``, so a step pays one call: a tensor is detached and kept, never
-    copied between devices, until a logger, a bar or ``callback_metrics`` asks for it.
+    ``log`` is bound to the module's ``self.log``, so a step pays one call: a tensor is copied where it is, never to
+    another device, until a logger, a bar or ``callback_metrics`` asks for it.
 
     Args:
-        training: values are per step by default (on_step), else per epoch.
+        training: values are per step by default (on_step) where a batch is trained on, else per epoch.
+
+    Attributes:
+        place: the step or hook that runs. A name is logged from one of them alone: values of several would mix.
+        batch: the batch that runs, whose size weighs what is logged; None between batches.
+        size: its size, once somebody has asked.
     """
 
     def __init__(self, training: bool) -> None:
         self.training = training
-        self.step_level = False
+        self.place = ""
         self.batch: Any = None
         self.size: float | None = None
+        self._is_size_checked = False
         self._entries: dict[str, Entry] = {}
         self._by_loader: dict[int | None, dict[str, Entry]] = {None: self._entries}
         self._loader: int | None = None
@@ -60,36 +70,68 @@ class Results:
         rank_zero_only: bool = False,
     ) -> None:
         """Keep ``value`` under ``name``; see `LoopModule.log` for the arguments."""
-        try:
-            entry = self._entries[name]
-        except KeyError:
-            entry = self._new_entry(
-                name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx
-            )
-        if entry.metric is not None:
-            return
-        if value.__class__ is Tensor:  # without a gradient it may be a buffer that is changed in place later
-            value = value.detach() if value.requires_grad else value.clone()
-        elif isinstance(value, Tensor):
-            value = value.detach().as_subclass(Tensor).clone()
+        options = (prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx)
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._new_entry(name, value, *options)
+            entry.options, entry.place = options, self.place
+        elif entry.options != options or entry.place != self.place:
+            self._check_is_same(name, entry, options)
+        if entry.metric is not None or value.__class__ is not Tensor:
+            if is_metric(value) or entry.metric is not None:
+                entry.take_metric(name, value)
+                return
+            if isinstance(value, Tensor):
+                value = value.as_subclass(Tensor)
+        if value.__class__ is Tensor:  # what the step does to it in place later, is not what was logged
+            value = value.detach().clone()
         entry.value = value
+        entry.is_new = True
         if entry.on_epoch:
             size: float | None = batch_size
             if size is None:
                 size = self.size
                 if size is None:
-                    size = self.size = _batch_size(self.batch)
+                    size = self.size = self._size_of_batch(name, entry)
             entry.pending.append(value)
             entry.sizes.append(size)
             entry.waiting += 1
             if entry.waiting == _FOLD_AFTER:
                 entry.fold()
 
+    def _size_of_batch(self, name: str, entry: Entry) -> float:
+        if self.batch is None:
+            return 1
+        if not self._is_size_checked and entry.reduction == "mean":
+            self._is_size_checked = True
+            warn_of_doubt(name, self.batch)
+        return size_of(self.batch)
+
+    def _check_is_same(self, name: str, entry: Entry, options: tuple[Any, ...]) -> None:
+        """Refuse a name that is logged in two places, or with other options than before in this epoch."""
+        if entry.options is None:  # it comes from a checkpoint
+            entry.options, entry.place = options, self.place
+            return
+        if entry.place != self.place:
+            raise ConfigurationError(
+                f"self.log({name!r}, ...) was called in {entry.place or 'a loop'} and now in {self.place or 'a loop'}: "
+                f"the two values would mix. Log them under two names."
+            )
+        changed = [
+            f"{option}={now!r} after {option}={before!r}"
+            for option, now, before in zip(_OPTIONS, options, entry.options, strict=True)
+            if now != before
+        ]
+        raise ConfigurationError(
+            f"self.log({name!r}, ...) was called twice in one epoch with different options: {', '.join(changed)}. "
+            "Log them under two names, or with the same options."
+        )
+
     def _new_entry(
         self, name: str, value: Any, prog_bar: bool, logger: bool | None, on_step: bool | None,
         on_epoch: bool | None, reduce_fx: Any, sync: bool, add_dataloader_idx: bool,
     ) -> Entry:  # fmt: skip
-        by_step = self.training and self.step_level
+        by_step = self.training and self.place in _PER_STEP
         if on_epoch is None:
             on_epoch = not by_step or on_step is False
         if on_step is None:
@@ -101,8 +143,11 @@ class Results:
                 "For another reduction log a torchmetrics metric."
             )
         shown = name if self._loader is None or not add_dataloader_idx else f"{name}/dataloader_idx_{self._loader}"
+        if self._loader is not None and (shared := self._entry_of_another_loader(shown, value)) is not None:
+            self._entries[name] = shared
+            return shared
         entry = Entry(shown, on_step, on_epoch, prog_bar, logger is not False, reduction, sync)
-        if hasattr(value, "compute") and hasattr(value, "reset"):
+        if is_metric(value):
             entry.metric = value
         else:
             check_scalar(name, value)
@@ -111,13 +156,66 @@ class Results:
             self._logged_per_step.append(entry)
         return entry
 
+    def _entry_of_another_loader(self, shown: str, value: Any) -> Entry | None:
+        """The entry that another data loader has for a metric logged under one name for all of them.
+
+        Raises:
+            ConfigurationError: the values of two data loaders would be mixed, or one of them lost.
+        """
+        for loader, entries in self._by_loader.items():
+            for other in entries.values() if loader != self._loader else ():
+                is_same = is_metric(value) and other.metric is value
+                if other.name == shown and is_same:
+                    return other
+                if other.name == shown:
+                    raise ConfigurationError(
+                        f"self.log({shown!r}, ..., add_dataloader_idx=False) was called for the data loaders {loader} "
+                        f"and {self._loader}, of which only the last value would be kept. Leave add_dataloader_idx "
+                        "out, or put the number of the loader in the name. For one value over all loaders log one "
+                        "torchmetrics object."
+                    )
+                if is_same:
+                    raise ConfigurationError(
+                        f"self.log({shown!r}, ...) and self.log({other.name!r}, ...) take the same "
+                        f"{type(value).__name__}, in which the data of two loaders mix. Give each loader a metric of "
+                        "its own, as in nn.ModuleList, or for one value over all loaders: add_dataloader_idx=False."
+                    )
+        return None
+
     def select_loader(self, index: int | None) -> None:
         """Say which of several data loaders the next values belong to; None: there is one."""
         self._loader = index
         self._entries = self._by_loader.setdefault(index, {})
 
     def _all(self) -> list[Entry]:
-        return [entry for entries in self._by_loader.values() for entry in entries.values()]
+        """All entries; one that several loaders share comes once."""
+        return list({id(e): e for entries in self._by_loader.values() for e in entries.values()}.values())
+
+    def names(self) -> list[str]:
+        """What was logged in the running epoch."""
+        return [entry.name for entry in self._all()]
+
+    def loaders(self) -> dict[str, int]:
+        """The data loaders, by the names that their values have in files."""
+        return {
+            name: loader
+            for loader, entries in self._by_loader.items()
+            if loader is not None
+            for entry in entries.values()
+            for name in (entry.name, entry.step_name, entry.epoch_name)
+            if not any(entry in others.values() for index, others in self._by_loader.items() if index != loader)
+        }
+
+    def new_step_values(self) -> dict[str, Tensor]:
+        """What was logged per step since this was called last; in training also under the name without ``_step``."""
+        found = {}
+        for entry in self._all():
+            if entry.on_step and entry.is_new and (value := entry.step_value()) is not None:
+                entry.is_new = False
+                found[entry.step_name] = torch.as_tensor(value)
+                if self.training:
+                    found[entry.name] = found[entry.step_name]
+        return found
 
     def logged_step(self) -> dict[str, float]:
         """The last values of what loggers get per step; waits for the device."""
@@ -145,18 +243,18 @@ class Results:
             if entry.on_epoch:
                 value = entry.epoch_value(all_reduce)
                 if value is not None:
-                    name = f"{entry.name}_epoch" if entry.on_step else entry.name
-                    found[name] = (value, entry.logger, entry.prog_bar)
+                    found[entry.epoch_name] = (value, entry.logger, entry.prog_bar)
                     if entry.on_step:
                         found[entry.name] = (value, False, False)
         return found
 
     def reset(self) -> None:
-        """Forget the epoch's values and reset the metrics that were logged."""
+        """Forget all that was logged in the epoch, and reset the metrics."""
         for entry in self._all():
-            entry.clear()
-            if entry.metric is not None and entry.on_epoch:
+            if entry.metric is not None:
                 entry.metric.reset()
+        self._by_loader, self._logged_per_step = {None: {}}, []
+        self.select_loader(self._loader)
         self.batch = self.size = None
 
     def state_dict(self, metric_names: Mapping[int, str] | None = None) -> dict[str, Any]:
@@ -182,7 +280,7 @@ class Results:
             "loaders": loaders,
             "loader": self._loader,
             "size": self.size,
-            "batch_size": None if self.batch is None else _batch_size(self.batch),
+            "batch_size": None if self.batch is None else size_of(self.batch),
         }
 
     def load_state_dict(
@@ -246,14 +344,3 @@ def _of_format_1(state: Mapping[str, Any]) -> dict[str, Any]:
             **saved, "name": name, "metric": None, "pending": [], "sizes": [], "per_step": position if shown else None,
         }  # fmt: skip
     return {"loaders": [(None, states)], "loader": None, "size": None, "batch_size": None}
-
-
-def _batch_size(batch: Any) -> float:
-    """Samples in a batch: the first dimension of the first tensor found in it; 1 where there is none."""
-    if isinstance(batch, Tensor):
-        return batch.shape[0] if batch.dim() else 1
-    if isinstance(batch, Mapping):
-        batch = tuple(batch.values())
-    if isinstance(batch, list | tuple) and batch:
-        return _batch_size(batch[0])
-    return 1

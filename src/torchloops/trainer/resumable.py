@@ -13,13 +13,13 @@ import torch
 from torch.utils.data import IterableDataset, Sampler
 
 from torchloops.seeding import is_generator, random_state, restore_random_state
+from torchloops.trainer.loaders import is_known_sampler
 from torchloops.trainer.object_state import FirstSeen, Objects
 from torchloops.trainer.position import has_state
 
 __all__ = ["obstacles"]
 
 _LOOKS = 100
-_KNOWN = ("torch", "lightning_fabric", "lightning", "pytorch_lightning", "torchloops")
 
 
 def obstacles(loader: Any) -> list[str]:
@@ -65,11 +65,7 @@ def _own_sampler(loader: Any) -> Any:
     candidates = (batch_sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "sampler", None))
     if any(has_state(part) for part in candidates):
         return None
-    return next((part for part in candidates if part is not None and not _is_known(part)), None)
-
-
-def _is_known(sampler: Any) -> bool:
-    return isinstance(sampler, list | tuple | range) or type(sampler).__module__.partition(".")[0] in _KNOWN
+    return next((part for part in candidates if part is not None and not is_known_sampler(part)), None)
 
 
 def _repeats(sampler: Any) -> bool:

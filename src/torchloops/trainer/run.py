@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 
 from torchloops.errors import ConfigurationError, DataError, taking_back
 from torchloops.hooks import is_overridden
-from torchloops.module import bind_log
+from torchloops.module import bind_log, lend_log
 from torchloops.paths import is_inside
 from torchloops.trainer.data import Batches
 from torchloops.trainer.hook_changes import HookChanges
@@ -20,6 +21,7 @@ from torchloops.trainer.optimizer_groups import GroupNames
 from torchloops.trainer.optimizers import Optimization, parse_optimizers
 from torchloops.trainer.requests import LoaderRequests
 from torchloops.trainer.results import Results
+from torchloops.trainer.shares import in_order, is_share
 from torchloops.trainer.state import TrainerState
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class Run:
         self._writes = trainer.engine.is_global_zero
         self._epoch_values: dict[str, torch.Tensor] = {}
         self._bar_values: dict[str, torch.Tensor] = {}
+        self._stages_of_names: dict[str, str] = {}
         self.restored: dict[str, Any] = {}
         self.pending_data: dict[str, list[Any]] = {}
         self.done_once: dict[str, Any] = {}
@@ -92,9 +95,12 @@ class Run:
         self._inner_names: set[str] = set()
         self._results: dict[str, Results] = {}
         self._batches: dict[str, list[Batches]] = {}
+        self._raw_loaders: dict[str, list[Any]] = {}  # as they were given, before the engine set them up
+        self._kept_loaders: dict[str, list[Any]] = {}  # asked for, and not to be asked for again
         self._optimization: Optimization | None = None
         self._stepping: list[Any] = []
         self._step_handles: dict[int, Any] = {}
+        self._backward_hooks: list[list[Callable[..., Any]]] | None = None
 
     @property
     def prefix(self) -> str:
@@ -157,6 +163,8 @@ class Run:
         from torchloops.trainer.run_state import restore_callback
 
         self.callbacks.append(callback)
+        lend_log([callback], self.trainer.module)
+        self._backward_hooks = None
         restore_callback(self, callback)
 
     @property
@@ -189,6 +197,8 @@ class Run:
                 found.append(getattr(module, name))
         if last is not False:
             found += [partial(getattr(callback, name), self.trainer, module) for callback in after]
+        if self.trainer.profiler is not None:
+            found = [self.trainer.timed(name, hook) for hook in found]
         return found
 
     # logged values
@@ -207,6 +217,20 @@ class Run:
         """The values of `callback_metrics`, without those of the running epoch."""
         return self._epoch_values
 
+    @contextmanager
+    def logging_in(self, place: str) -> Iterator[None]:
+        """A context in which what is logged comes from ``place``, a hook or a step."""
+        stage = self.state.stage
+        results = None if stage is None else self.results_for("validate" if stage == "sanity_check" else stage)
+        if results is None:
+            yield
+            return
+        before, results.place = results.place, place
+        try:
+            yield
+        finally:
+            results.place = before
+
     def enter_stage(self, stage: str | None) -> None:
         """Make ``stage`` the current one; ``self.log`` of the module goes there."""
         self.state.stage = stage
@@ -216,16 +240,19 @@ class Run:
     def close_epoch(self, stage: str) -> tuple[dict[str, float], dict[str, float]]:
         """Reduce what ``stage`` logged per epoch and make it known; return all of it, and what loggers get."""
         results = self.results_for(stage)
+        self._note_step_values()
+        self._warn_of_names_in_two_stages(stage, results)
+        known: dict[str, torch.Tensor] = {}
         reduced: dict[str, float] = {}
         logged: dict[str, float] = {}
         for name, (value, to_logger, to_bar) in results.epoch_metrics(self.trainer.engine.all_reduce).items():
-            self._epoch_values[name] = value
+            known[name] = value
             reduced[name] = float(value)
             if to_bar:
                 self._bar_values[name] = value
             if to_logger:
                 logged[name] = reduced[name]
-        self._epoch_values |= results.step_metrics()
+        self._epoch_values |= known
         self._bar_values |= results.step_metrics("prog_bar")
         logged |= results.logged_step()
         results.reset()
@@ -239,9 +266,23 @@ class Run:
     @property
     def callback_metrics(self) -> dict[str, torch.Tensor]:
         """Last known value of every logged name, as tensors of one element."""
-        for results in self._results.values():
-            self._epoch_values |= results.step_metrics()
+        self._note_step_values()
         return self._epoch_values
+
+    def _warn_of_names_in_two_stages(self, stage: str, results: Results) -> None:
+        """Say that a name means two things: which of them is known and in files depends on what came last."""
+        for name in results.names() if stage in ("train", "validate") else ():
+            if self._stages_of_names.setdefault(name, stage) not in (stage, "both"):
+                self._stages_of_names[name] = "both"
+                warnings.warn(
+                    f"self.log({name!r}, ...) is called in training and in validation, and callbacks and files have "
+                    f"only the latest of the two values. Log two names, such as 'train/{name}' and 'val/{name}'.",
+                    stacklevel=2,
+                )
+
+    def _note_step_values(self) -> None:
+        for results in self._results.values():
+            self._epoch_values |= results.new_step_values()
 
     @property
     def progress_bar_metrics(self) -> dict[str, torch.Tensor]:
@@ -302,31 +343,96 @@ class Run:
         """The scheduler settings, if a loop has asked for the optimizers."""
         return self._optimization.schedulers if self._optimization else []
 
-    def has_schedulers(self, interval: str) -> bool:
-        """Whether some scheduler steps by itself at an interval, "step" or "epoch"."""
+    def manual_backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass that a module with manual optimization asks for, with the hooks around it."""
+        engine, module = self.trainer.engine, self.trainer.module
+        if self._backward_hooks is None:
+            self._backward_hooks = [self.hooks(name, last=None) for name in ("on_before_backward", "on_after_backward")]
+        before, after = self._backward_hooks
+        for hook in before:
+            hook(loss)
+        (module.backward if is_overridden(module, "backward") else engine.backward)(loss, *args, **kwargs)
+        engine.average_gradients()
+        for hook in after:
+            hook()
+
+    def call_hooks_before_manual_steps(self) -> None:
+        """Have ``on_before_optimizer_step`` called before each step that a module takes itself, behind its closure."""
+        hooks = self.hooks("on_before_optimizer_step", last=None)
+
+        def call_hooks(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            itself, *given = args
+            closure = given[0] if given else kwargs.get("closure")
+            if closure is not None:
+                wrapped = partial(_closure_then_hooks, closure, hooks, optimizer)
+                return ((itself, wrapped), kwargs) if given else (args, {**kwargs, "closure": wrapped})
+            for hook in hooks:
+                hook(optimizer)
+            return None
+
+        for optimizer in self.optimizers_or_none() if hooks else ():
+            self._step_handles[-id(optimizer)] = optimizer.register_step_pre_hook(call_hooks)
+
+    def steps_of_optimizers(self) -> dict[str, list[int]]:
+        """How often each optimizer has stepped, and what its schedulers have been told of; if they were asked for."""
+        optimization = self._optimization
+        if optimization is None:
+            return {}
+        alone = len(optimization.optimizers) == 1  # its steps may be counted without a hook
+        steps = [self.state.global_step] if alone else [*optimization.steps]
+        return {"steps": steps, "seen": [*optimization.steps_seen]}
+
+    def has_schedulers(self, interval: str, plateau: bool | None = None) -> bool:
+        """Whether some scheduler steps by itself at an interval, "step" or "epoch".
+
+        Args:
+            interval: the interval.
+            plateau: only those that watch a value (True), or only the others (False); None: all.
+        """
         if not getattr(self.trainer.module, "automatic_optimization", True):
             return False
-        return any(config.interval == interval for config in self.optimization.schedulers)
+        return any(
+            config.interval == interval and plateau in (None, config.reduce_on_plateau)
+            for config in self.optimization.schedulers
+        )
 
-    def step_schedulers(self, interval: str) -> None:
-        """Step the schedulers of an interval, if a loop has asked for the optimizers."""
-        if self._optimization is None or not self.has_schedulers(interval):
+    def step_schedulers(self, interval: str, plateau: bool | None = None) -> None:
+        """Step the schedulers of an interval that are due, if a loop has asked for the optimizers.
+
+        Args:
+            interval: "step": those are due whose own optimizer has stepped since, and "frequency" counts its steps.
+            plateau: as of `has_schedulers`.
+        """
+        optimization = self._optimization
+        if optimization is None or not self.has_schedulers(interval, plateau):
             return
-        count = self.state.global_step if interval == "step" else self.state.current_epoch + 1
+        if interval == "epoch":
+            due = optimization.due_by_epoch(self.state.current_epoch + 1)
+        else:
+            if len(optimization.optimizers) == 1:
+                optimization.steps[0] = self.state.global_step
+            due = optimization.due_by_step(plateau)
         step = getattr(self.trainer.module, "lr_scheduler_step", _step_scheduler)
-        self._optimization.step_schedulers(interval, count, lambda: self.callback_metrics, step)
+        for config in due:
+            metric = config.metric(self.callback_metrics) if config.reduce_on_plateau else None
+            if metric is not None or not config.reduce_on_plateau:
+                step(config.scheduler, metric)
 
     def count_steps_by_hooks(self) -> None:
         """Count every step of the optimizers, whoever takes it, if a loop has asked for them."""
-        state = self.state
+        state, optimization = self.state, self._optimization
+        self._backward_hooks = None
         self.groups.know(self.trainer.module)
+        if optimization is None:
+            return
 
-        def count(optimizer: Any, args: Any, kwargs: Any) -> None:
+        def count(index: int, *_: Any) -> None:
             state.global_step += 1
+            optimization.steps[index] += 1
 
-        for optimizer in self.optimizers_or_none():
+        for index, optimizer in enumerate(optimization.optimizers):
             if id(optimizer) not in self._step_handles and hasattr(optimizer, "register_step_post_hook"):
-                self._step_handles[id(optimizer)] = optimizer.register_step_post_hook(count)
+                self._step_handles[id(optimizer)] = optimizer.register_step_post_hook(partial(count, index))
 
     def leave_counting_to_the_loop(self, optimizer: Any) -> bool:
         """Stop counting the steps of ``optimizer`` by a hook for this epoch, where each call of ``step`` is a step."""
@@ -338,10 +444,13 @@ class Run:
         return True
 
     def close(self) -> None:
-        """Let go of optimizers and loggers."""
+        """Let go of optimizers, loggers and what reads the data."""
         for handle in self._step_handles.values():
             handle.remove()
         self._step_handles = {}
+        for found in self._batches.values():
+            for batches in found:
+                batches.close()
 
     # data
 
@@ -363,41 +472,61 @@ class Run:
     def batches(self, stage: str) -> list[Batches]:
         """The data of a stage ("train", "validate", "test", "predict"), one per loader; asked for once a run."""
         if stage not in self._batches:
-            with self.requests.asking(self, stage):
-                loaders = self.trainer.loaders(stage)
+            loaders = self._kept_loaders.pop(stage, None)
+            if loaders is None:
+                with self.requests.asking(self, stage):
+                    loaders = self.trainer.loaders(stage)
             limit = self.trainer.batch_limit(stage)
             engine, distributed = self.trainer.engine, self.trainer.use_distributed_sampler
             name = _DATA_NAMES[stage]
             seen = self.trainer.sources.seen
-            found = [Batches(engine.setup_loader(loader, distributed), limit, name, seen) for loader in loaders]
+            evaluates = stage != "train"
+            shared = [engine.setup_loader(loader, distributed, evaluates) for loader in loaders]
+            found = [Batches(loader, limit, name, seen) for loader in shared]
             self._batches[stage] = found
+            self._raw_loaders[stage] = loaders
             self._restore_positions(stage)
             if self.trainer.keeper.enabled and self.state.fn == "fit" and not self.trainer.sanity_checking:
                 for batches in found:
                     batches.warn_if_not_resumable()
         return self._batches[stage]
 
+    def of_all_processes(self, batches: Batches, outputs: list[Any]) -> list[Any]:
+        """What all processes have for the batches of a loader, in its order; ``outputs`` where it is not shared out."""
+        if not is_share(batches.loader):
+            return outputs
+        return in_order(self.trainer.engine.all_gather_objects(outputs))
+
     def reload(self, stage: str) -> None:
         """Ask for the data of a stage again when it is next needed."""
-        self._batches.pop(stage, None)
+        self._kept_loaders.pop(stage, None)
+        for batches in self._batches.pop(stage, ()):
+            batches.close()
 
     @contextmanager
     def forgetting(self, stage: str) -> Iterator[None]:
-        """A context after which the data of ``stage``, their generators and all logged values are as before it."""
+        """A context after which the data of ``stage``, their generators and all logged values are as before it.
+
+        The loaders are kept: ``val_dataloader`` is asked once for the sanity check and for the fit.
+        """
         known = dict(self._epoch_values), dict(self._bar_values)
         try:
             yield
         finally:
             for batches in reversed(self._batches.get(stage, [])):
                 batches.rewind()
+            asked = self._raw_loaders[stage] if stage in self._batches else None
             self.reload(stage)
+            if asked is not None:
+                self._kept_loaders[stage] = asked
             self._results.pop(stage, None)
             self._epoch_values, self._bar_values = known
 
     def data_state(self) -> dict[str, list[Any]]:
-        """The positions in the data of every stage."""
+        """The positions in the data of every stage; none yet where loaders were only tried by the sanity check."""
+        tried: dict[str, list[Any]] = {stage: [] for stage in self._kept_loaders}
         known = {stage: [one.state_dict() for one in batches] for stage, batches in self._batches.items()}
-        return {**self.pending_data, **known}
+        return {**tried, **self.pending_data, **known}
 
     def load_data_state(self, state: dict[str, list[Any]]) -> None:
         """Take back what `data_state` returned, for data that were asked for already and those that will be.
@@ -437,6 +566,13 @@ _ADVICE = (
 def _order(callback: Any) -> int:
     """When a callback runs among the others; one of Lightning's that watches a value comes with ours that do."""
     return getattr(callback, "order", 2 if hasattr(callback, "monitor") else 0)
+
+
+def _closure_then_hooks(closure: Callable[[], Any], hooks: list[Callable[..., Any]], optimizer: Any) -> Any:
+    loss = closure()
+    for hook in hooks:
+        hook(optimizer)
+    return loss
 
 
 def _step_scheduler(scheduler: Any, metric: Any) -> None:

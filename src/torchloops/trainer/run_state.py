@@ -48,6 +48,7 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
         "lr_schedulers": [config.scheduler.state_dict() for config in run.schedulers_or_none()],
         "optimizer_classes": [kind_of(optimizer) for optimizer in run.optimizers_or_none()],
         "lr_scheduler_classes": [kind_of(config.scheduler) for config in run.schedulers_or_none()],
+        "optimizer_steps": run.steps_of_optimizers(),
         "optimizer_groups": run.groups.state_dict(run.trainer.module, run.optimizers_or_none()),
         "callbacks": _callback_states(run),
         "loggers": [state_of(logger) for logger in run.loggers],
@@ -95,6 +96,8 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         kinds = saved.get("lr_scheduler_classes")
         load_each("learning-rate schedulers", schedulers, saved["lr_schedulers"], kinds)
+        counts = saved.get("optimizer_steps") or {}
+        run.optimization.load_steps(counts.get("steps"), counts.get("seen"), saved["global_step"])
     for callback in run.callbacks:
         restore_callback(run, callback)
     for logger, state in zip(run.loggers, saved["loggers"], strict=False):

@@ -10,10 +10,10 @@ import torch
 
 from torchloops.errors import CheckpointError, ConfigurationError, did_you_mean
 from torchloops.hooks import is_overridden
-from torchloops.loops import Loop
+from torchloops.loops import FitLoop, Loop
 from torchloops.loops.evaluation_loop import run_evaluation
 from torchloops.loops.tree import levels_of, loops_in
-from torchloops.module import module_modes
+from torchloops.module import lend_log, module_modes, release_log, train_all_if_none_is
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
 from torchloops.trainer.arguments import inner_loggers
 from torchloops.trainer.arrival import Arrival
@@ -106,8 +106,7 @@ class Runs(TrainerView):
             stack.enter_context(_generators_of_its_own(outer, seed, resumed=saved is not None))
             if start is not None and saved is None:
                 start.restore(self.module)
-            if not self.module.training:
-                self.module.train()
+            train_all_if_none_is(self.module)
             stack.callback(self._switch_run, outer)
             stack.callback(self.outer_runs.pop)
             self.outer_runs.append(outer)
@@ -124,6 +123,7 @@ class Runs(TrainerView):
                     start.refill(self.module, before)
                 if saved is not None:
                     self._resume(run, saved)
+                self._configure_optimizers()
                 self._call_first_hook("on_fit_start")
                 self.go_on()
                 yield run
@@ -134,6 +134,13 @@ class Runs(TrainerView):
                 run.status = "failed"
                 self._call_callbacks("on_exception", error)
                 raise
+
+    def _configure_optimizers(self) -> None:
+        """Make the optimizers of a run that a `FitLoop` trains in: hooks and modules that keep them expect it."""
+        fit_loop = self._loops["fit_loop"]
+        trains = len(self.outer_runs) >= levels_of(fit_loop) and any(isinstance(x, FitLoop) for x in loops_in(fit_loop))
+        if trains and is_overridden(self.module, "configure_optimizers"):
+            self.run.optimization  # noqa: B018  made when first asked for
 
     def _saved_run(self, name: str) -> dict[str, Any] | None:
         """The state of the run that begins, if the fit was resumed inside of it.
@@ -249,10 +256,11 @@ class Runs(TrainerView):
     def call_hook(self, name: str, *args: Any) -> Any:
         """Call a hook of any name on the callbacks and the module that have it; return the module's value."""
         output = None
-        for hook in self.run.hooks(name, last=None):
-            value = hook(*args)
-            if getattr(hook, "__self__", None) is self.module:
-                output = value
+        with self.run.logging_in(name):
+            for hook in self.run.hooks(name, last=None):
+                value = hook(*args)
+                if getattr(hook, "__self__", None) is self.module:
+                    output = value
         return output
 
     def _call_first_hook(self, name: str, *args: Any) -> None:
@@ -263,6 +271,8 @@ class Runs(TrainerView):
 
     def _switch_run(self, run: Run) -> None:
         self.run = run
+        if self._module is not None:
+            lend_log(run.callbacks, self._module)
         for loop in self._loops.values():
             loop.trainer = self  # loops forget what they had bound for the run before
         if self._module is not None and run.state.stage is not None:
@@ -282,6 +292,7 @@ class Runs(TrainerView):
         for logger in run.loggers:
             logger.finalize(run.status)
         run.close()
+        release_log(run.callbacks)
         run.state.stage = None
 
     def _setup_stage(self, stage: str) -> None:

@@ -36,6 +36,7 @@ class TrainerState:
         global_step: optimizer steps taken, over all optimizers and time splits.
         should_stop: set it to end the fit after the current batch.
         fn: the entry point that runs: "fit", "validate", "test" or "predict".
+        status: of that entry point: "initializing", "running", "finished", "interrupted" or "failed".
         stage: "train", "validate", "test", "predict", "sanity_check" or None between runs.
         batch_idx: index of the training batch in its epoch.
         is_last_batch: the training batch ends its epoch.
@@ -49,6 +50,7 @@ class TrainerState:
     global_step: int = 0
     should_stop: bool = False
     fn: str | None = None
+    status: str = "initializing"
     stage: str | None = None
     batch_idx: int = 0
     is_last_batch: bool = False
@@ -62,6 +64,16 @@ class TrainerState:
     def fresh(self) -> TrainerState:
         """The state of a new run under the same limits."""
         return TrainerState(fn=self.fn, limits=replace(self.limits))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last entry point came to its end."""
+        return self.status == "finished"
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was ended before, by an error or a signal."""
+        return self.status in ("interrupted", "failed")
 
     @property
     def seconds(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +11,11 @@ import torch
 from torch import nn
 
 from torchloops.errors import ConfigurationError, did_you_mean
+from torchloops.hooks import is_overridden
 from torchloops.loops import EvaluationLoop, Loop
 from torchloops.loops.checks import check_is_loop
 from torchloops.loops.tree import draw_tree
+from torchloops.profilers import timed
 from torchloops.trainer.data import Batches
 from torchloops.trainer.engine import Engine
 from torchloops.trainer.run import Run
@@ -29,6 +32,9 @@ class TrainerView:
     run: Run
     sources: DataSources
     accumulate_grad_batches: int
+    limit_batches: dict[str, int | float | None]
+    profiler: Any
+    resumed_from: Path | None
     _module: nn.Module | None
     _loops: dict[str, Any]
 
@@ -159,6 +165,11 @@ class TrainerView:
         steps = math.ceil(batches / self.accumulate_grad_batches) * max(max_epochs, 1)
         return min(steps, max_steps) if max_steps != -1 else steps
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether the last fit or evaluation was ended by Ctrl-C or a signal."""
+        return self.state.status == "interrupted"
+
     # stage
 
     @property
@@ -252,6 +263,37 @@ class TrainerView:
     def num_predict_batches(self) -> list[float]:
         return [batches.num_batches for batches in self.run.batches("predict")]
 
+    @property
+    def num_sanity_val_batches(self) -> list[float]:
+        """Batches that are tried of each validation loader before training."""
+        limit = self.limit_batches["sanity_check"]
+        return [min(number, math.inf if limit is None else limit) for number in self.num_val_batches]
+
+    @property
+    def limit_train_batches(self) -> int | float | None:
+        """Batches of a training epoch at most (int), or the share of them (float); None: all."""
+        return self.limit_batches["train"]
+
+    @property
+    def limit_val_batches(self) -> int | float | None:
+        """As `limit_train_batches`, of validation."""
+        return self.limit_batches["validate"]
+
+    @property
+    def limit_test_batches(self) -> int | float | None:
+        """As `limit_train_batches`, of test."""
+        return self.limit_batches["test"]
+
+    @property
+    def limit_predict_batches(self) -> int | float | None:
+        """As `limit_train_batches`, of prediction."""
+        return self.limit_batches["predict"]
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether there is a validation step, and data for it."""
+        return is_overridden(self.module, "validation_step") and sum(self.num_val_batches) > 0
+
     # logged values
 
     @property
@@ -281,6 +323,11 @@ class TrainerView:
         return next(iter(self.checkpoint_callbacks), None)
 
     @property
+    def progress_bar_callback(self) -> Any:
+        """The progress bar, or None."""
+        return next((callback for callback in self.run.callbacks if hasattr(callback, "refresh_rate")), None)
+
+    @property
     def early_stopping_callbacks(self) -> list[Any]:
         return [callback for callback in self.run.callbacks if hasattr(callback, "stopped_epoch")]
 
@@ -295,6 +342,11 @@ class TrainerView:
     @property
     def logger(self) -> Any:
         return self.run.loggers[0] if self.run.loggers else None
+
+    @property
+    def ckpt_path(self) -> str | None:
+        """The checkpoint that the fit went on from, or None."""
+        return None if self.resumed_from is None else str(self.resumed_from)
 
     @property
     def run_dir(self) -> Path:
@@ -322,6 +374,51 @@ class TrainerView:
         return self.engine.fabric.strategy
 
     @property
+    def accelerator(self) -> Any:
+        """Fabric's accelerator."""
+        return self.engine.fabric.accelerator
+
+    @property
+    def precision_plugin(self) -> Any:
+        """Fabric's precision, which converts inputs and scales losses."""
+        return self.engine.fabric._precision
+
+    @property
+    def scaler(self) -> Any:
+        """The scaler of losses under "16-mixed", or None."""
+        return getattr(self.precision_plugin, "scaler", None)
+
+    @property
+    def device_ids(self) -> list[int]:
+        """Numbers of the devices of this machine; 0 where they have none."""
+        devices = getattr(self.strategy, "parallel_devices", None) or [self.engine.device]
+        return [device.index or 0 for device in devices]
+
+    @property
+    def num_nodes(self) -> int:
+        """Machines."""
+        return self.engine.num_nodes
+
+    @property
+    def node_rank(self) -> int:
+        """Number of this machine."""
+        return self.engine.fabric.node_rank
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, int] | None:
+        """``num_replicas`` and ``rank`` for a sampler of your own; None in one process."""
+        return {"num_replicas": self.world_size, "rank": self.global_rank} if self.world_size > 1 else None
+
+    def init_module(self, empty_init: bool | None = None) -> Any:
+        """A context in which a module is made on the device and in the precision of the run."""
+        return self.engine.fabric.init_module(empty_init=empty_init)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print on the first process only."""
+        if self.is_global_zero:
+            print(*args, **kwargs)
+
+    @property
     def precision(self) -> str:
         """The precision as Fabric names it, such as "32-true" or "bf16-mixed"."""
         return self.engine.precision
@@ -345,6 +442,14 @@ class TrainerView:
     @property
     def is_global_zero(self) -> bool:
         return self.engine.is_global_zero
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function``, whose time the profiler adds to that of the action ``name``, if there is a profiler."""
+        if self.profiler is None:
+            return function
+        callback = getattr(getattr(function, "func", function), "__self__", None)
+        named = hasattr(callback, name) and callback is not self._module
+        return timed(self.profiler, f"[{type(callback).__name__}].{name}" if named else name, function)
 
     def autocast(self) -> Any:
         """The context of the run's precision."""
