@@ -87,9 +87,12 @@ def test_what_the_names_say(quiet, capsys):
     trainer.fit(Net(), LOADER, LOADER)
     assert (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches) == (3, 0.5, None)
     assert (trainer.num_training_batches, trainer.num_val_batches, trainer.num_sanity_val_batches) == (3, [2], [1])
-    assert trainer.enable_validation and trainer.state.finished and not trainer.interrupted
+    assert trainer.enable_validation
+    assert trainer.state.finished
+    assert not trainer.interrupted
     assert (trainer.ckpt_path, trainer.num_nodes, trainer.node_rank, trainer.device_ids) == (None, 1, 0, [0])
-    assert trainer.distributed_sampler_kwargs is None and trainer.scaler is None
+    assert trainer.distributed_sampler_kwargs is None
+    assert trainer.scaler is None
     trainer.print("once")
     assert capsys.readouterr().out == "once\n"
     with trainer.init_module():
@@ -113,7 +116,8 @@ def test_a_fit_that_ctrl_c_ends_is_interrupted(quiet):
     trainer, data = quiet(callbacks=[Interrupt()]), Data()
     with pytest.raises(KeyboardInterrupt) as error:
         trainer.fit(Net(), datamodule=data)
-    assert trainer.interrupted and not trainer.state.finished
+    assert trainer.interrupted
+    assert not trainer.state.finished
     assert data.seen is error.value
 
 
@@ -121,7 +125,9 @@ def test_values_are_printed_as_a_table_unless_verbose_is_false(quiet, capsys):
     trainer = quiet()
     values = trainer.test(Net(), [LOADER, LOADER])
     printed = capsys.readouterr().out
-    assert "test" in printed and printed.count("3.5") == 2 and "data loader 1" in printed
+    assert "test" in printed
+    assert printed.count("3.5") == 2
+    assert "data loader 1" in printed
     assert values == trainer.test(Net(), [LOADER, LOADER], verbose=False)
     trainer.validate(Net(), LOADER, verbose=False)
     assert capsys.readouterr().out == ""
@@ -129,7 +135,9 @@ def test_values_are_printed_as_a_table_unless_verbose_is_false(quiet, capsys):
 
 def test_a_table_of_values_names_each_once():
     console = Console(width=100, record=True)
-    print_values("test", [{"loss/dataloader_idx_0": 1.25, "all": 3.0}, {"loss/dataloader_idx_1": 2.5, "all": 3.0}], console)
+    print_values(
+        "test", [{"loss/dataloader_idx_0": 1.25, "all": 3.0}, {"loss/dataloader_idx_1": 2.5, "all": 3.0}], console
+    )
     rows = [line.replace("│", " ").split() for line in console.export_text().splitlines() if "│" in line]
     assert rows == [["loss", "1.25", "2.5"], ["all", "3", "3"]]
 
@@ -187,7 +195,8 @@ def test_the_simple_profiler_counts_what_runs(quiet, capsys):
 def test_torchs_profiler(quiet, capsys):
     quiet(profiler=PyTorchProfiler(row_limit=100), limit_train_batches=1).fit(Net(), LOADER)
     printed = capsys.readouterr().out
-    assert "training_step" in printed and "aten::linear" in printed
+    assert "training_step" in printed
+    assert "aten::linear" in printed
 
 
 def test_a_profiler_of_lightning(quiet):
@@ -214,7 +223,8 @@ def test_settings_of_torch_hold_for_the_fit_alone(quiet):
 
     quiet(detect_anomaly=True, benchmark=True, callbacks=[Look()]).fit(Net(), LOADER)
     assert seen == [(True, True)]
-    assert not torch.is_anomaly_enabled() and not torch.backends.cudnn.benchmark
+    assert not torch.is_anomaly_enabled()
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_plugins_reach_fabric(quiet):
