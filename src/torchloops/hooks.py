@@ -27,6 +27,7 @@ the module, as ``module.on_x(...)``. `Trainer.call_hook` calls any other name in
                 lr_scheduler_step             schedulers with interval "step"
                 on_train_batch_end
                 validation, when due          EvaluationLoop
+                    on_validation_model_zero_grad  where the module defines it, and no gradients accumulate
                     on_validation_model_eval, on_validation_start, on_validation_epoch_start
                     for each data loader, for each batch:   EvaluationEpochLoop
                         on_validation_batch_start, validation_step, on_validation_batch_end

@@ -64,7 +64,7 @@ class OptimizerLoop(Loop):
         part = bound.parts[0]
         part.counted = (*above, self.progress)
         part.wants_output = wants_output
-        part.counts_steps = not part.needs_closure and self.trainer.run.leave_counting_to_the_loop(part.optimizer)
+        part.counts_steps = not part.takes_closure and self.trainer.run.leave_counting_to_the_loop(part.optimizer)
         return part.optimize
 
     def on_run_end(self) -> Any:

@@ -56,7 +56,6 @@ class OptimizerStep:
         "has_computed",
         "index",
         "left_out_a_batch",
-        "needs_closure",
         "no_sync",
         "optimizer",
         "output",
@@ -64,6 +63,7 @@ class OptimizerStep:
         "starts",
         "state",
         "step",
+        "takes_closure",
         "training_step",
         "wants_output",
         "zero_grad",
@@ -113,11 +113,11 @@ class OptimizerStep:
         if trainer.profiler is not None:
             self.backward = trainer.timed("backward", self.backward or _propagate)
         self.clip = _clipping(trainer, stepping)
-        self.needs_closure = engine.needs_closure(self.optimizer)
-        self.restarts_each_time = self.needs_closure and self.accumulate == 1
+        self.takes_closure = engine.takes_closure(self.optimizer)
+        self.restarts_each_time = self.takes_closure and self.accumulate == 1
         self.step = stepping.step
         if is_overridden(module, "optimizer_step"):
-            self.needs_closure = True
+            self.takes_closure = True
             self.step = lambda closure: module.optimizer_step(
                 trainer.current_epoch, run.state.batch_idx, stepping, closure
             )
@@ -129,7 +129,7 @@ class OptimizerStep:
             progress.current = 1
             progress.total += 1
         due = self.accumulate == 1 or self.is_due(batch_idx)
-        if due and self.needs_closure:
+        if due and self.takes_closure:
             self.has_computed = False
             self.step(partial(self.closure, batch, batch_idx))
             if not self.has_computed:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError
+from torchloops.hooks import is_overridden
 from torchloops.loops.evaluation_loop import EvaluationLoop, run_evaluation
 from torchloops.loops.loop import Loop
 from torchloops.loops.training_batch_loop import TrainingBatchLoop
@@ -167,6 +168,10 @@ class TrainingEpochLoop(Loop):
             bound.schedule_plateaus()
 
     def _validate(self) -> None:
+        trainer, hook = self.trainer, "on_validation_model_zero_grad"
+        accumulates = trainer.state.batch_idx % trainer.accumulate_grad_batches != trainer.accumulate_grad_batches - 1
+        if is_overridden(trainer.module, hook) and (trainer.state.is_last_batch or not accumulates):
+            getattr(trainer.module, hook)()
         run_evaluation(self.val_loop, "validate")
         self._validation_is_due = False
         self.trainer.run.enter_stage("train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -206,6 +207,13 @@ class Engine:
         closure = inspect.signature(type(optimizer).step).parameters.get("closure")
         return closure is not None and closure.default is inspect.Parameter.empty
 
+    @classmethod
+    def takes_closure(cls, optimizer: Any) -> bool:
+        """Whether ``optimizer.step`` is given a closure: it needs one, or it is not torch's and reads it (SAM)."""
+        step = inspect.unwrap(type(optimizer).step)
+        is_torchs = f"{step.__module__}.".startswith("torch.optim.")
+        return cls.needs_closure(optimizer) or (not is_torchs and _reads(step, "closure"))
+
     def average_gradients(self, parameters: Iterable[Tensor] | None = None) -> None:
         """Average the gradients of parameters, by default the module's, over the processes.
 
@@ -310,6 +318,15 @@ class Engine:
 
 
 _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def _reads(function: Any, argument: str) -> bool:
+    """Whether the code of ``function`` uses its argument of that name at all."""
+    code = getattr(function, "__code__", None)
+    if code is None or argument not in inspect.signature(function).parameters:
+        return False
+    loads = [one.argval for one in dis.get_instructions(code) if one.opname.startswith("LOAD")]
+    return any(argument in (value if isinstance(value, tuple) else (value,)) for value in loads)
 
 
 def _are_the_same(parameters: list[nn.Parameter], module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,8 @@ class Run:
         self._kept_loaders: dict[str, list[Any]] = {}  # asked for, and not to be asked for again
         self._optimization: Optimization | None = None
         self._stepping: list[Any] = []
-        self._step_handles: dict[int, Any] = {}
+        self._step_handles: dict[int, list[Any]] = {}
+        self._step_depth: dict[int, int] = {}  # of optimizers whose step calls that of its base class
         self._backward_hooks: list[list[Callable[..., Any]]] | None = None
 
     @property
@@ -361,6 +363,8 @@ class Run:
         hooks = self.hooks("on_before_optimizer_step", last=None)
 
         def call_hooks(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if self._step_depth.get(id(optimizer), 1) > 1:
+                return None
             itself, *given = args
             closure = given[0] if given else kwargs.get("closure")
             if closure is not None:
@@ -371,7 +375,7 @@ class Run:
             return None
 
         for optimizer in self.optimizers_or_none() if hooks else ():
-            self._step_handles[-id(optimizer)] = optimizer.register_step_pre_hook(call_hooks)
+            self._step_handles[-id(optimizer)] = [optimizer.register_step_pre_hook(call_hooks)]
 
     def steps_of_optimizers(self) -> dict[str, list[int]]:
         """How often each optimizer has stepped, and what its schedulers have been told of; if they were asked for."""
@@ -426,26 +430,37 @@ class Run:
         if optimization is None:
             return
 
-        def count(index: int, *_: Any) -> None:
+        depth = self._step_depth
+        depth.clear()
+
+        def enter(optimizer: Any, *_: Any) -> None:
+            depth[id(optimizer)] = depth.get(id(optimizer), 0) + 1
+
+        def count(index: int, optimizer: Any, *_: Any) -> None:
+            if id(optimizer) in depth:
+                depth[id(optimizer)] -= 1
+                if depth[id(optimizer)]:
+                    return
             state.global_step += 1
             optimization.steps[index] += 1
 
         for index, optimizer in enumerate(optimization.optimizers):
             if id(optimizer) not in self._step_handles and hasattr(optimizer, "register_step_post_hook"):
-                self._step_handles[id(optimizer)] = optimizer.register_step_post_hook(partial(count, index))
+                handles = [optimizer.register_step_pre_hook(enter)] if _steps_in_steps(optimizer) else []
+                handles.append(optimizer.register_step_post_hook(partial(count, index)))
+                self._step_handles[id(optimizer)] = handles
 
     def leave_counting_to_the_loop(self, optimizer: Any) -> bool:
         """Stop counting the steps of ``optimizer`` by a hook for this epoch, where each call of ``step`` is a step."""
         if not self.trainer.engine.is_plain:
             return False  # a scaler may leave a step out
-        handle = self._step_handles.pop(id(optimizer), None)
-        if handle is not None:
+        for handle in self._step_handles.pop(id(optimizer), ()):
             handle.remove()
         return True
 
     def close(self) -> None:
         """Let go of optimizers, loggers and what reads the data."""
-        for handle in self._step_handles.values():
+        for handle in chain.from_iterable(self._step_handles.values()):
             handle.remove()
         self._step_handles = {}
         for found in self._batches.values():
@@ -573,6 +588,11 @@ def _closure_then_hooks(closure: Callable[[], Any], hooks: list[Callable[..., An
     for hook in hooks:
         hook(optimizer)
     return loss
+
+
+def _steps_in_steps(optimizer: Any) -> bool:
+    """Whether ``step`` of its class may call that of a base class, which torch's hooks see as a further step."""
+    return sum("step" in cls.__dict__ for cls in type(optimizer).__mro__ if cls is not torch.optim.Optimizer) > 1
 
 
 def _step_scheduler(scheduler: Any, metric: Any) -> None:

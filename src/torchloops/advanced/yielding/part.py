@@ -66,7 +66,7 @@ class Part:
         if not step.is_due(batch_idx):
             step.backpropagate(loss, False)
             return
-        if step.needs_closure:
+        if step.takes_closure:
             once = _Once(step, loss)
             step.step(once)
             if not once.called:
@@ -82,7 +82,7 @@ class Part:
         if step.starts or not step.is_due(batch_idx):
             return
         step.make_ready()
-        if step.needs_closure:
+        if step.takes_closure:
             step.step(lambda: None)
         else:
             step.step()
