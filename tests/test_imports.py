@@ -27,7 +27,7 @@ BASE = {
     "signals",
     "values",
 }
-ENGINE_ROOM = BASE | {"loops", "trainer", "callbacks", "loggers"}
+ENGINE_ROOM = BASE | {"loops", "trainer", "callbacks", "loggers", "profilers"}
 LIBRARY = ENGINE_ROOM | {"advanced", "vision"}
 
 MAY_IMPORT = {
@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "trainer": ENGINE_ROOM,
     "callbacks": ENGINE_ROOM,
     "loggers": ENGINE_ROOM,
+    "profilers": {"errors"},
     "loops": BASE,
     "module": BASE - {"data"},
     "data": {"errors", "hooks", "module", "seeding"},

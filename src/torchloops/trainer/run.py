@@ -541,7 +541,8 @@ class Run:
         """The positions in the data of every stage; none yet where loaders were only tried by the sanity check."""
         tried: dict[str, list[Any]] = {stage: [] for stage in self._kept_loaders}
         known = {stage: [one.state_dict() for one in batches] for stage, batches in self._batches.items()}
-        return {**tried, **self.pending_data, **known}
+        state = {**tried, **self.pending_data, **known}
+        return {stage: state[stage] for stage in sorted(state)}  # in the same order, whatever was resumed
 
     def load_data_state(self, state: dict[str, list[Any]]) -> None:
         """Take back what `data_state` returned, for data that were asked for already and those that will be.
