@@ -32,6 +32,9 @@ class FakeTrainer:
         self.num_training_batches = 4
         self.log_every_n_steps = 1
         self.engine = SimpleNamespace(broadcast=lambda value: value, world_size=1)
+        self.run = SimpleNamespace(
+            state=SimpleNamespace(batch_idx=-1), is_of_validation=lambda name: str(name).startswith("val/")
+        )
         self.saved: list[str] = []
         self.fails = False
 
@@ -49,6 +52,7 @@ class FakeTrainer:
         """An epoch of ``steps`` steps that ends with these values."""
         for index in range(steps):
             self.global_step += 1
+            self.run.state.batch_idx = index
             if callable(getattr(callback, "on_train_batch_end", None)):
                 callback.on_train_batch_end(self, MODULE, None, None, index)
         self.log(**values)

@@ -130,12 +130,21 @@ def test_every_n_train_steps_waits_for_a_value_of_validation_in_the_first_epoch_
         callback.on_train_batch_end(trainer, MODULE, None, None, 0)
 
 
-def test_the_same_step_is_not_saved_twice(trainer):
+def test_the_same_state_is_not_saved_twice(trainer):
     callback = ModelCheckpoint(save_top_k=-1)
     trainer.start(callback)
     trainer.run_epoch(callback)
-    trainer.run_epoch(callback, steps=0)
+    trainer.current_epoch -= 1
+    callback.on_train_epoch_end(trainer, MODULE)
     assert trainer.saved == ["epoch=0-step=4.ckpt"]
+
+
+def test_epochs_whose_steps_nobody_counts_are_saved(trainer):
+    callback = ModelCheckpoint(save_top_k=-1)
+    trainer.start(callback)
+    trainer.run_epoch(callback, steps=0)
+    trainer.run_epoch(callback, steps=0)
+    assert trainer.saved == ["epoch=0-step=0.ckpt", "epoch=1-step=0.ckpt"]
 
 
 def test_nothing_is_saved_in_the_sanity_check_and_in_a_validation_of_its_own(trainer):
@@ -431,7 +440,7 @@ def test_a_run_whose_folder_was_moved_goes_on_with_its_files(trainer, tmp_path):
 def test_the_state_of_old_checkpoints_loads(trainer):
     first = run(trainer, ModelCheckpoint(monitor="val/loss"), [2.0])
     state = first.state_dict()
-    for name in ("saved_step", "written", "driven_out"):
+    for name in ("saved_at", "is_due", "watches_validation", "written", "driven_out"):
         del state[name]
     state["best_k_models"] = {path: torch.tensor(score) for path, score in state["best_k_models"].items()}
     second = ModelCheckpoint(monitor="val/loss")

@@ -35,7 +35,8 @@ __all__ = ["ModelCheckpoint"]
 _STATE = {
     "folder": str, "best_model_path": str, "best_model_score": Either(scalar, None), "best_k_models": {str: scalar},
     "last_model_path": str, "current_score": Either(scalar, None), "last_step": Either(COUNT, None),
-    "saved_step?": Either(Whole(-1), None), "written?": [str], "driven_out?": str,
+    "saved_at?": [Whole(-1)], "is_due?": bool, "watches_validation?": bool, "saved_step?": Either(Whole(-1), None),
+    "written?": [str], "driven_out?": str,
 }  # fmt: skip
 
 _log = logging.getLogger("torchloops")
@@ -49,7 +50,8 @@ class ModelCheckpoint(Callback):
     A file is removed only after the one that takes its place is written, and only if this callback wrote it; where one
     cannot be written, it warns, the best are those that there are, and training goes on.
     In the run's own folder files of former runs are replaced; in a ``dirpath`` of yours they are kept, and new
-    ones get ``-v1``, ``-v2`` at the end of the name. NaN counts as worse than any number.
+    ones get ``-v1``, ``-v2`` at the end of the name. So do files whose name another ModelCheckpoint of the fit has
+    taken. NaN counts as worse than any number.
 
     It is not needed for resuming: by itself the Trainer keeps ``checkpoints/last.ckpt``, at the end of a batch or an
     epoch, as often as ``checkpoint_every`` says, and ``last.previous.ckpt``. The ``last.ckpt`` of this callback in the
@@ -74,7 +76,8 @@ class ModelCheckpoint(Callback):
         save_last: keep also the newest as ``last.ckpt``; with ``save_weights_only`` in the run's own folder as
             ``last-weights.ckpt``, since the Trainer resumes from ``last.ckpt``.
         every_n_epochs: save after every so many epochs; 0: never. Default: 1, unless ``every_n_train_steps``.
-        every_n_train_steps: save after every so many optimizer steps instead.
+        every_n_train_steps: save after every so many optimizer steps instead; where ``monitor`` is a value of
+            validation, at the validation after them, so that the file has the weights that gave the value.
         save_on_train_epoch_end: save when the training epoch ends (True) or when validation ends (False).
             Default: True where validation runs once an epoch or not at all.
         auto_insert_metric_name: write ``epoch=3`` for ``{epoch}``; False: only ``3``.
@@ -144,8 +147,9 @@ class ModelCheckpoint(Callback):
         self._written: set[str] = set()
         self._driven_out = ""
         self._last_step: int | None = None
-        self._saved_step = -1
-        self._has_rivals = False
+        self._saved_at: tuple[int, ...] = ()
+        self._is_due = self._watches_validation = False
+        self._others: list[ModelCheckpoint] = []
 
     @property
     def state_key(self) -> str:
@@ -160,10 +164,8 @@ class ModelCheckpoint(Callback):
             self.folder = self._find_folder(trainer)
             if os.path.abspath(self.folder) != os.path.abspath(own):
                 self._notes = WrittenFiles(own, f"{self.state_key} {self.folder}")
-            watching = [
-                c for c in getattr(trainer, "callbacks", []) if isinstance(c, ModelCheckpoint) and c.monitor is not None
-            ]
-            self._has_rivals = len(watching) > 1
+            callbacks = getattr(trainer, "callbacks", [])
+            self._others = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c is not self]
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self._training = True
@@ -181,11 +183,19 @@ class ModelCheckpoint(Callback):
         every = self.every_n_train_steps
         step = trainer.global_step
         if every and step // every > (self._last_step or 0) // every:
+            self._is_due = True
+            self._last_step = step
+        if self._is_due and not self._watches_validation:
             # a value of validation does not exist yet in the first epoch
             self._save(trainer, strict=trainer.current_epoch > 0)
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        if self._training and not acts_at_train_epoch_end(trainer, module, self.save_on_train_epoch_end):
+        if not self._training:
+            return
+        self._watches_validation = trainer.run.is_of_validation(self.monitor)
+        if self._is_due and self._watches_validation:
+            self._save(trainer)
+        if not acts_at_train_epoch_end(trainer, module, self.save_on_train_epoch_end):
             self._save_epoch(trainer)
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
@@ -218,7 +228,9 @@ class ModelCheckpoint(Callback):
             "last_model_path": self.last_model_path,
             "current_score": self.current_score,
             "last_step": self._last_step,
-            "saved_step": self._saved_step,
+            "saved_at": [*self._saved_at],
+            "is_due": self._is_due,
+            "watches_validation": self._watches_validation,
             "written": sorted(path for path in known - {""} if self.folder in Path(path).parents),
             "driven_out": self._driven_out,
         }
@@ -233,7 +245,9 @@ class ModelCheckpoint(Callback):
         }
         self.current_score = state["current_score"]
         self._last_step = state["last_step"]
-        self._saved_step = state.get("saved_step", state["last_step"])
+        self._saved_at = tuple(state.get("saved_at", ()))
+        self._is_due = state.get("is_due", False)
+        self._watches_validation = state.get("watches_validation", False)
         if self.folder is None or str(self.folder) == state["folder"]:
             self.last_model_path = state["last_model_path"]
             known = {*self.best_k_models, self.best_model_path, self.last_model_path} - {""}
@@ -267,7 +281,8 @@ class ModelCheckpoint(Callback):
             return "{epoch}-{step}"
         if self.monitor is None:
             return self._name_of_last()
-        return f"best-{self.monitor.replace('/', '_')}" if self._has_rivals else "best"
+        is_alone = all(other.monitor is None for other in self._others)
+        return "best" if is_alone else f"best-{self.monitor.replace('/', '_')}"
 
     def _name_of_last(self) -> str:
         beside_the_trainers = self.save_weights_only and self._notes is None
@@ -285,7 +300,8 @@ class ModelCheckpoint(Callback):
 
     def _save(self, trainer: Any, strict: bool = True) -> None:
         step = trainer.global_step
-        if step == self._saved_step:
+        now = step, trainer.current_epoch, trainer.run.state.batch_idx
+        if now == self._saved_at:
             return
         score = None
         if self.monitor is not None:
@@ -294,13 +310,14 @@ class ModelCheckpoint(Callback):
                 return
             score = worst(self.mode) if math.isnan(score) else score
             self.current_score = torch.tensor(score, dtype=torch.float64)
-        self._saved_step = self._last_step = step
+        self._saved_at, self._last_step, self._is_due = now, step, False
         values = {**trainer.callback_metrics, "epoch": trainer.current_epoch, "step": step}
         last = self._path_of_last(trainer, values) if self.save_last else ""
         last_before, self.last_model_path = self.last_model_path, last or self.last_model_path
         path, is_written = "", False
         if self.save_top_k and (score is None or self._is_among_best(score)):
-            path = self._path(trainer, self.format_checkpoint_name(values), self.save_top_k == 1)
+            is_newest = score is None and self.filename is None
+            path = self._path(trainer, self.format_checkpoint_name(values), self.save_top_k == 1, is_newest)
             is_written = self._keep(trainer, path, score)
         if last and not (is_written if last == path else self._write(trainer, last)):
             self.last_model_path = last_before
@@ -338,19 +355,26 @@ class ModelCheckpoint(Callback):
         return is_written
 
     def _path_of_last(self, trainer: Any, values: Mapping[str, Any]) -> str:
-        return self._path(trainer, self.format_checkpoint_name(values, self._name_of_last()), True)
+        return self._path(trainer, self.format_checkpoint_name(values, self._name_of_last()), True, True)
 
-    def _path(self, trainer: Any, path: str, replace: bool) -> str:
-        """``path``, or the first version of it that is free; with ``replace`` our own file may be replaced."""
+    def _path(self, trainer: Any, path: str, replace: bool, is_newest: bool) -> str:
+        """``path``, or the first version of it that is free.
+
+        Args:
+            replace: our own file may be replaced.
+            is_newest: the file is for the newest state, which is that of other callbacks in the run's own folder, too.
+        """
         base, version = path.removesuffix(self.FILE_EXTENSION), 0
-        while self._is_taken(trainer, path, replace):
+        while self._is_taken(trainer, path, replace, is_newest):
             version += 1
             path = f"{base}-v{version}{self.FILE_EXTENSION}"
         return same_on_all_ranks(trainer, path)
 
-    def _is_taken(self, trainer: Any, path: str, replace: bool) -> bool:
+    def _is_taken(self, trainer: Any, path: str, replace: bool, is_newest: bool) -> bool:
         if path in self._written:
             return not replace
+        if any(path in other._written and not (is_newest and path == other.last_model_path) for other in self._others):
+            return True
         if self._notes is None or not Path(path).exists():
             return False
         was_ours_before_the_kill = trainer.continues_a_run and path in self._notes.read()
@@ -368,7 +392,7 @@ class ModelCheckpoint(Callback):
             return False
         self._written.add(path)
         if self.verbose and trainer.is_global_zero:
-            _log.info("ModelCheckpoint: epoch %d, step %d: %s", trainer.current_epoch, self._saved_step, path)
+            _log.info("ModelCheckpoint: epoch %d, step %d: %s", trainer.current_epoch, trainer.global_step, path)
         return True
 
     def _remove(self, trainer: Any, path: str) -> None:

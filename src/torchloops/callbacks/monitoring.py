@@ -35,7 +35,8 @@ def acts_at_train_epoch_end(trainer: Any, module: Any, setting: bool | None) -> 
     """
     if setting is not None:
         return setting
-    if trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0:
+    interval = trainer.val_check_interval
+    if trainer.check_val_every_n_epoch == 1 and isinstance(interval, float) and interval == 1.0:
         return True
     return not (is_overridden(module, "validation_step") and sum(trainer.num_val_batches))
 

@@ -271,6 +271,10 @@ class Run:
         self._note_step_values()
         return self._epoch_values
 
+    def is_of_validation(self, name: str | None) -> bool:
+        """Whether a name was logged in validation, and not in training, as far as this process has seen."""
+        return self._stages_of_names.get(name or "") == "validate"
+
     def _warn_of_names_in_two_stages(self, stage: str, results: Results) -> None:
         """Say that a name means two things: which of them is known and in files depends on what came last."""
         for name in results.names() if stage in ("train", "validate") else ():
