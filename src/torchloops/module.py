@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torchloops.errors import CheckpointError, ConfigurationError
 from torchloops.hooks import base_class, is_of_lightning, is_overridden
 from torchloops.hparams import collect_hyperparameters
+from torchloops.named import resolved
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
@@ -116,12 +119,35 @@ class LoopModule(nn.Module):
         """
         return self.__dict__["_hparams"]
 
-    def save_hyperparameters(self, *names: str, ignore: Any = ()) -> None:
+    @property
+    def hparams_initial(self) -> Any:
+        """A copy of `hparams` as they were when they were last saved."""
+        return copy.deepcopy(self.__dict__.get("_hparams_initial", _AttributeDict()))
+
+    def save_hyperparameters(self, *args: Any, ignore: Any = (), frame: None = None, logger: bool = True) -> None:
         """Keep the constructor's arguments in ``self.hparams`` and in checkpoints.
 
-        Call it in ``__init__``. ``names``: only these; ``ignore``: a name or names to leave out.
+        Call it in ``__init__``, also in that of a base class: what several calls save is kept together.
+
+        Args:
+            args: names of arguments, only these; or one argument itself that holds them all, a dict or a namespace.
+            ignore: a name or names to leave out, also of those that a base class has saved.
+            frame: None; Lightning has it.
+            logger: hand them to the loggers when a fit starts.
         """
-        self.__dict__["_hparams"] = _AttributeDict(collect_hyperparameters(self, names, ignore))
+        if frame is not None:
+            raise ConfigurationError("save_hyperparameters(frame=...): leave it out, and call it inside __init__.")
+        found = collect_hyperparameters(self, args, ignore)
+        own = self.__dict__
+        own["_hparams"].update(found.values)
+        for name in found.ignored & own["_hparams"].keys():
+            del own["_hparams"][name]
+        own["_hparams_name"], own["_log_hyperparams"] = found.argument or "kwargs", logger
+        own["_hparams_of_bases"] = sorted({*own.get("_hparams_of_bases", ()), *found.of_bases})
+        try:
+            own["_hparams_initial"] = copy.deepcopy(own["_hparams"])
+        except Exception:  # what cannot be copied is kept itself
+            own["_hparams_initial"] = _AttributeDict(own["_hparams"])
 
     def log(self, name: str, value: Any, **options: Any) -> None:
         """Log a number, a tensor of one element or a torchmetrics metric; outside of a run it does nothing.
@@ -214,8 +240,7 @@ class LoopModule(nn.Module):
 
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         try:
-            saved = checkpoint.get("hyper_parameters", {})
-            module: Any = cls(**{name: saved[name] for name in saved if name not in cls._paths} | kwargs)
+            module: Any = cls(**cls._arguments(checkpoint, kwargs))
         except TypeError as error:
             raise CheckpointError(
                 f"{cls.__name__} cannot be built from {checkpoint_path}: {error}. Give the missing arguments to "
@@ -228,6 +253,18 @@ class LoopModule(nn.Module):
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint_path} holds the weights of another {cls.__name__}: {error}") from error
         return module
+
+    @classmethod
+    def _arguments(cls, checkpoint: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """What ``__init__`` is called with: what a checkpoint holds, and ``given``, which wins."""
+        saved = checkpoint.get("hyper_parameters", {})
+        whole = checkpoint.get("hparams_name", "kwargs")
+        if whole in given:
+            return given
+        left_out = {*cls._paths, *given} | {*checkpoint.get("hparams_of_bases", ())}
+        found = {name: resolved(saved[name], name, cls.__name__) for name in saved if name not in left_out}
+        is_whole = whole != "kwargs" and whole in inspect.signature(cls.__init__).parameters
+        return ({whole: _AttributeDict(found)} if is_whole else found) | given
 
 
 class _AttributeDict(dict[str, Any]):

@@ -24,7 +24,7 @@ from torchloops.trainer.settings import (
     changed_arguments,
     check_settings,
     collect_settings,
-    hyperparameters_of,
+    saved_hyperparameters,
     warn_of_other_threads,
 )
 from torchloops.trainer.stopping import limits_of
@@ -67,7 +67,8 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run
         "global_step": trainer.global_step,
         "state_dict": module.state_dict(),
         "hparams_name": getattr(module, "_hparams_name", None) or "kwargs",
-        "hyper_parameters": hyperparameters_of(module),
+        "hparams_of_bases": list(getattr(module, "_hparams_of_bases", ())),
+        "hyper_parameters": saved_hyperparameters(module),
     }
     is_part = inner_run_only and bool(trainer.outer_runs)
     if is_part and not weights_only:

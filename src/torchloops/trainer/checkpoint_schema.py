@@ -121,7 +121,9 @@ def _changed_arguments(value: Any) -> str | None:
     return wrong or (f"names {sorted(map(str, others))}, which no run changes" if others else None)
 
 
-WEIGHTS = {"state_dict": {str: Any}, "hyper_parameters?": {str: Any}}
+WEIGHTS = {
+    "state_dict": {str: Any}, "hyper_parameters?": {str: Any}, "hparams_name?": str, "hparams_of_bases?": [str],
+}  # fmt: skip
 CHECKPOINT = {
     **WEIGHTS, **_RUN, "format": Whole(1), "outer_runs": [_RUN], "loop_tree": _loop_tree,
     "evaluation_loops": {"validate_loop?": _loop_tree, "test_loop?": _loop_tree}, "torchmetrics": _METRICS,

@@ -16,7 +16,13 @@ from torchloops.values import NotPlainError, decode, encode, mark_or_identity
 __all__ = ["AttributeChanges", "restore_attributes"]
 
 _OF_DATA = ("state_dict", "load_state_dict")
-_HYPERPARAMETERS = {"_hparams", "_hparams_initial", "_hparams_name", "_log_hyperparams"}  # saved and compared apart
+_HYPERPARAMETERS = {
+    "_hparams",
+    "_hparams_initial",
+    "_hparams_name",
+    "_hparams_of_bases",
+    "_log_hyperparams",
+}  # saved and compared apart
 
 
 class AttributeChanges:

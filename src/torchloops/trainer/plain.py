@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from torchloops.errors import CheckpointError
+from torchloops.named import Named
 
 __all__ = ["plain", "plain_or_none"]
 
@@ -36,6 +37,8 @@ def plain(value: Any, path: str) -> Any:
         return bytearray()  # a safe load refuses empty bytes
     if type(value) in _SCALARS or isinstance(value, _PLAIN):
         return value
+    if isinstance(value, Named):
+        return Named(value.name, plain(value.call, path), value.shown)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, _SCALARS):  # of a class of its own, which a safe load refuses

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from torchloops.errors import CheckpointError, ResumeWarning, differences
-from torchloops.trainer.plain import plain_or_none
+from torchloops.named import Named, by_name, lost
+from torchloops.trainer.plain import plain, plain_or_none
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
-__all__ = ["changed_arguments", "check_settings", "collect_settings", "hyperparameters_of", "warn_of_other_threads"]
+__all__ = [
+    "changed_arguments",
+    "check_settings",
+    "collect_settings",
+    "hyperparameters_of",
+    "saved_hyperparameters",
+    "warn_of_other_threads",
+]
 
 _ARGUMENTS = (
     "accumulate_grad_batches", "check_val_every_n_epoch", "gradient_clip_algorithm", "gradient_clip_val",
@@ -43,6 +52,24 @@ def hyperparameters_of(module: Any) -> dict[str, Any]:
     given = dict(getattr(module, "hparams", None) or {})
     found = {name: plain_or_none(value) for name, value in given.items()}
     return {name: value for name, value in found.items() if value is not None or given[name] is None}
+
+
+def saved_hyperparameters(module: Any) -> dict[str, Any]:
+    """The module's hyper-parameters as a file holds them: plain data, and the others by name.
+
+    A default that has no name is left out: the constructor has it.
+    """
+    defaults = inspect.signature(type(module).__init__).parameters
+    saved = {}
+    for name, value in dict(getattr(module, "hparams", None) or {}).items():
+        try:
+            found = plain(by_name(value), name)
+        except CheckpointError:
+            found = lost(value)
+        is_lost = isinstance(found, Named) and not found.name
+        if not (is_lost and name in defaults and value is defaults[name].default):
+            saved[name] = found
+    return saved
 
 
 def changed_arguments(trainer: Lifecycle) -> dict[str, Any]:
