@@ -33,7 +33,9 @@ class FakeTrainer:
         self.log_every_n_steps = 1
         self.engine = SimpleNamespace(broadcast=lambda value: value, world_size=1)
         self.run = SimpleNamespace(
-            state=SimpleNamespace(batch_idx=-1), is_of_validation=lambda name: str(name).startswith("val/")
+            state=SimpleNamespace(batch_idx=-1),
+            is_of_validation=lambda name: str(name).startswith("val/"),
+            tell_loggers_of_a_checkpoint=lambda callback: None,
         )
         self.saved: list[str] = []
         self.fails = False

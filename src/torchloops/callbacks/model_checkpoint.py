@@ -314,13 +314,16 @@ class ModelCheckpoint(Callback):
         values = {**trainer.callback_metrics, "epoch": trainer.current_epoch, "step": step}
         last = self._path_of_last(trainer, values) if self.save_last else ""
         last_before, self.last_model_path = self.last_model_path, last or self.last_model_path
-        path, is_written = "", False
+        path, is_written, has_last = "", False, False
         if self.save_top_k and (score is None or self._is_among_best(score)):
             is_newest = score is None and self.filename is None
             path = self._path(trainer, self.format_checkpoint_name(values), self.save_top_k == 1, is_newest)
             is_written = self._keep(trainer, path, score)
-        if last and not (is_written if last == path else self._write(trainer, last)):
-            self.last_model_path = last_before
+        if last:
+            has_last = is_written if last == path else self._write(trainer, last)
+            self.last_model_path = last if has_last else last_before
+        if is_written or has_last:
+            trainer.run.tell_loggers_of_a_checkpoint(self)
 
     def _is_among_best(self, score: float) -> bool:
         if self.save_top_k == -1 or len(self.best_k_models) < self.save_top_k:

@@ -40,6 +40,7 @@ from torchloops.trainer.module_state import AttributeChanges
 from torchloops.trainer.optimizers import ReturnedOptimizers
 from torchloops.trainer.run import Run
 from torchloops.trainer.runs import Runs
+from torchloops.trainer.settings import logged_hyperparameters
 from torchloops.trainer.stopping import say_how_it_goes_on
 
 __all__ = ["Lifecycle"]
@@ -75,6 +76,7 @@ class Lifecycle(Runs):
     default_root_dir: str | Path | None
     _configured_callbacks: list[Any]
     _logger: Any
+    enable_autolog_hparams: bool
 
     def loaders(self, stage: str) -> list[Any]:
         """The data loaders of a stage, asked for anew."""
@@ -207,6 +209,8 @@ class Lifecycle(Runs):
         path = self.resumed_from = None if ckpt_path is None else self._restore(ckpt_path)
         self._configure_optimizers()
         self._call_first_hook("on_fit_start")
+        if self.enable_autolog_hparams:
+            self.run.describe_to_loggers(logged_hyperparameters(self))
         self._sanity_check()
         self.attribute_changes = AttributeChanges(self.module)
         self.watch_loops()

@@ -79,6 +79,7 @@ class Run:
         self._writes = trainer.engine.is_global_zero
         self._epoch_values: dict[str, torch.Tensor] = {}
         self._bar_values: dict[str, torch.Tensor] = {}
+        self._logged_values: dict[str, torch.Tensor] = {}
         self._stages_of_names: dict[str, str] = {}
         self.restored: dict[str, Any] = {}
         self.pending_data: dict[str, list[Any]] = {}
@@ -297,6 +298,13 @@ class Run:
             self._bar_values |= results.step_metrics("prog_bar")
         return self._bar_values
 
+    @property
+    def logged_metrics(self) -> dict[str, torch.Tensor]:
+        """Last known value of every name that loggers get."""
+        for results in self._results.values():
+            self._logged_values |= results.step_metrics("logger")
+        return self._logged_values
+
     def finish_logging(self) -> None:
         """Make known what was logged outside of any epoch, as a loop from scratch does."""
         _, logged = self.close_epoch("train")
@@ -304,11 +312,27 @@ class Run:
 
     def send_to_loggers(self, metrics: dict[str, float]) -> None:
         """Hand metrics to the loggers, with the optimizer step, and the epoch where one is running."""
+        self._logged_values |= {name: torch.tensor(value) for name, value in metrics.items()}
         if metrics and self._writes:
             if self.state.in_epoch:
                 metrics["epoch"] = self.state.current_epoch
             for logger in self.loggers:
                 logger.log_metrics(metrics, step=self.state.global_step)
+
+    def describe_to_loggers(self, hparams: dict[str, Any]) -> None:
+        """Hand hyper-parameters, if there are any, and the module to loggers that take them."""
+        for logger in self.loggers if self._writes else ():
+            if hparams and hasattr(logger, "log_hyperparams"):
+                logger.log_hyperparams(hparams)
+            # Fabric's draws a graph each time it is asked; others have an argument that says whether to
+            if hasattr(logger, "log_graph") and not type(logger).__module__.startswith("lightning_fabric."):
+                logger.log_graph(self.trainer.module)
+
+    def tell_loggers_of_a_checkpoint(self, callback: Any) -> None:
+        """Tell loggers that upload files that ``callback`` has written one."""
+        for logger in self.loggers if self._writes else ():
+            if hasattr(logger, "after_save_checkpoint"):
+                logger.after_save_checkpoint(callback)
 
     def save_loggers(self) -> None:
         """Let loggers write what they hold."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchloops.errors import CheckpointError, ResumeWarning, differences
+from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning, differences
 from torchloops.named import Named, by_name, lost
 from torchloops.trainer.plain import plain, plain_or_none
 
@@ -16,13 +16,9 @@ if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
 
 __all__ = [
-    "changed_arguments",
-    "check_settings",
-    "collect_settings",
-    "hyperparameters_of",
-    "saved_hyperparameters",
-    "warn_of_other_threads",
-]
+    "changed_arguments", "check_settings", "collect_settings", "hyperparameters_of", "logged_hyperparameters",
+    "saved_hyperparameters", "warn_of_other_threads",
+]  # fmt: skip
 
 _ARGUMENTS = (
     "accumulate_grad_batches", "check_val_every_n_epoch", "gradient_clip_algorithm", "gradient_clip_val",
@@ -70,6 +66,24 @@ def saved_hyperparameters(module: Any) -> dict[str, Any]:
         if not (is_lost and name in defaults and value is defaults[name].default):
             saved[name] = found
     return saved
+
+
+def logged_hyperparameters(trainer: Lifecycle) -> dict[str, Any]:
+    """The hyper-parameters of module and data module that were not kept from the loggers.
+
+    Raises:
+        ConfigurationError: both have one by the same name, with different values.
+    """
+    owners = [trainer.module, trainer.datamodule]
+    module, data = (dict(owner.hparams) if getattr(owner, "_log_hyperparams", False) else {} for owner in owners)
+    twice = [name for name in module.keys() & data.keys() if differences({name: module[name]}, {name: data[name]})]
+    if twice:
+        raise ConfigurationError(
+            f"The hyper-parameters {sorted(twice)} have one value in {type(owners[0]).__name__} and another in "
+            f"{type(owners[1]).__name__}, and loggers hold one by each name. Rename one, or leave it out of what the "
+            "loggers get: save_hyperparameters(logger=False)."
+        )
+    return {**module, **data}
 
 
 def changed_arguments(trainer: Lifecycle) -> dict[str, Any]:

@@ -301,7 +301,10 @@ class TrainerView:
         """Last known value of every logged name."""
         return self.run.callback_metrics
 
-    logged_metrics = callback_metrics
+    @property
+    def logged_metrics(self) -> dict[str, torch.Tensor]:
+        """Last known value of every name that loggers get, without those of ``logger=False``."""
+        return self.run.logged_metrics
 
     @property
     def progress_bar_metrics(self) -> dict[str, torch.Tensor]:
