@@ -4,14 +4,20 @@ import argparse
 import cProfile
 import csv
 import io
+from enum import IntEnum
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from torchloops import loggers
 from torchloops.loggers import CSVLogger, PrefixedLogger
+
+
+class Level(IntEnum):
+    HIGH = 3
 
 
 def table(folder, name="metrics.csv"):
@@ -316,6 +322,27 @@ def test_hyperparameters_are_written_as_yaml(tmp_path):
     assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == expected
     logger.log_hyperparams(argparse.Namespace(lr=0.2))
     assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"lr": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (np.float64(0.5), 0.5),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.str_("a"), "a"),
+        (Level.HIGH, 3),
+        (torch.nn.Tanh, "torch.nn.modules.activation.Tanh"),
+        (torch.nn.functional.softmax, "torch.nn.functional.softmax"),
+        ({1: [np.float64(0.5), Path("a")]}, {"1": [0.5, "a"]}),
+        ("\udcff", "\udcff"),
+        (float("inf"), float("inf")),
+    ],
+)
+def test_every_hyperparameter_can_be_written(tmp_path, value, written):
+    CSVLogger(tmp_path).log_hyperparams({"value": value})
+    assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"value": written}
 
 
 def test_names_that_lightning_code_uses(tmp_path):

@@ -8,7 +8,10 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
+
+import numpy as np
 
 from torchloops.files import given_path, sync_folder, write_whole
 from torchloops.schema import Either, check
@@ -344,7 +347,13 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    kinds = (bool, int, float, str)  # YAML refuses classes of one's own that are such
+    kind: Any = next((kind for kind in kinds if isinstance(value, kind)), None if value is None else str)
+    return value if kind is None else kind(value)
 
 
 def _is_first_process() -> bool:
