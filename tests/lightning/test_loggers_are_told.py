@@ -172,3 +172,31 @@ def test_logged_metrics_are_lightnings(fit_ours, fit_theirs, tmp_path, options):
         found.append({name: float(value) for name, value in trainer.logged_metrics.items()})
     assert found[1] == pytest.approx({name: value for name, value in found[0].items() if name != "epoch"})
     assert found[1].keys() == {"loss_step", "loss_epoch"}
+
+
+class _Momentum(net(pl.LightningModule)):
+    def configure_optimizers(self):
+        groups = [{"params": [self.layer.weight], "weight_decay": 0.5}, {"params": [self.layer.bias], "momentum": 0.7}]
+        sgd = torch.optim.SGD(groups, lr=self.hparams.lr, momentum=0.9)
+        adam = torch.optim.Adam(self.parameters(), betas=(0.8, 0.99), weight_decay=0.1)
+        return [sgd, adam], [torch.optim.lr_scheduler.StepLR(sgd, 1)]
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.layer(batch).square().mean())
+            optimizer.step()
+
+
+def test_momentum_and_weight_decay_have_lightnings_names(fit_ours, fit_theirs, tmp_path):
+    found = []
+    for name, fit, callbacks in (("theirs", fit_theirs, pl.callbacks), ("ours", fit_ours, torchloops)):
+        monitor = callbacks.LearningRateMonitor("epoch", log_momentum=True, log_weight_decay=True)
+        trainer = fit(_Momentum(), LOADER, max_epochs=1, logger=Listens(tmp_path / name), callbacks=[monitor])
+        found.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+    assert found[1] == pytest.approx(found[0])
+    assert len(found[1]) == 9

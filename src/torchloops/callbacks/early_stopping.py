@@ -37,6 +37,7 @@ class EarlyStopping(Callback):
         monitor: name of the logged value, for instance ``"val/loss"``.
         min_delta: it is better only if it is better by more than this; 0 or more.
         patience: how many checks in a row without getting better end the fit.
+        verbose: write why the fit is stopped to the logger "torchloops" of `logging`.
         mode: "min": lower is better; "max": higher is better.
         strict: a value that was not logged is an error; else the check is left out.
         check_finite: NaN or infinity ends the fit.
@@ -44,7 +45,7 @@ class EarlyStopping(Callback):
         divergence_threshold: end the fit once the value is worse than this.
         check_on_train_epoch_end: check when the training epoch ends (True) or when validation ends (False).
             Default: True where validation runs once an epoch or not at all.
-        verbose: write why the fit is stopped to the logger "torchloops" of `logging`.
+        log_rank_zero_only: as Lightning has it; only process 0 writes whatever it says.
 
     Attributes:
         best_score: best value so far, a tensor of one element.
@@ -63,13 +64,14 @@ class EarlyStopping(Callback):
         monitor: str,
         min_delta: float = 0.0,
         patience: int = 3,
+        verbose: bool = False,
         mode: str = "min",
         strict: bool = True,
         check_finite: bool = True,
         stopping_threshold: float | None = None,
         divergence_threshold: float | None = None,
         check_on_train_epoch_end: bool | None = None,
-        verbose: bool = False,
+        log_rank_zero_only: bool = False,
     ) -> None:
         check_mode(self, mode)
         if patience < 0 or min_delta < 0:
@@ -86,6 +88,7 @@ class EarlyStopping(Callback):
         self.divergence_threshold = divergence_threshold
         self.check_on_train_epoch_end = check_on_train_epoch_end
         self.verbose = verbose
+        self.log_rank_zero_only = log_rank_zero_only
         self._training = False
         self._forget()
 

@@ -24,24 +24,32 @@ class LearningRateMonitor(Callback):
     groups are ``lr-Adam/pg1``, ``lr-Adam/pg2``, or ``lr-Adam/<name>`` where the group has a ``"name"``. The
     ``"name"`` of a scheduler's dictionary replaces ``lr-Adam``.
 
+    Momentum is ``lr-Adam-momentum``, the first of Adam's two ``betas``; weight decay is ``lr-Adam-weight_decay``.
+
     Args:
         logging_interval: "epoch": as the epoch starts; "step": as every ``log_every_n_steps``-th batch starts;
             None: the former, and the latter too where a scheduler steps with every optimizer step.
+        log_momentum: log the momentum of every parameter group too; 0 where it has none.
+        log_weight_decay: log its weight decay too; 0 where it has none.
 
     Attributes:
-        lrs: the values logged in this run, by name.
+        lrs: the learning rates logged in this run, by name.
 
     Raises:
         ConfigurationError: no such interval.
     """
 
-    def __init__(self, logging_interval: str | None = None) -> None:
+    def __init__(
+        self, logging_interval: str | None = None, log_momentum: bool = False, log_weight_decay: bool = False
+    ) -> None:
         if logging_interval not in (None, "step", "epoch"):
             raise ConfigurationError(
                 f'LearningRateMonitor(logging_interval=...) is "step", "epoch" or None, got {logging_interval!r}.'
                 + did_you_mean(str(logging_interval), ("step", "epoch"))
             )
         self.logging_interval = logging_interval
+        self.log_momentum = log_momentum
+        self.log_weight_decay = log_weight_decay
         self.lrs: dict[str, list[float]] = {}
 
     @property
@@ -73,9 +81,16 @@ class LearningRateMonitor(Callback):
             self._log(trainer)
 
     def _log(self, trainer: Any) -> None:
-        found = learning_rates(trainer.optimizers, trainer.lr_scheduler_configs)
+        groups = _named_groups(trainer.optimizers, trainer.lr_scheduler_configs)
+        found = {name: float(group["lr"]) for name, group in groups.items()}
         for name, value in found.items():
             self.lrs.setdefault(name, []).append(value)
+        for name, group in groups.items():
+            if self.log_momentum:
+                found[f"{name}-momentum"] = float(group["betas"][0] if "betas" in group else group.get("momentum", 0))
+            if self.log_weight_decay:
+                found[f"{name}-weight_decay"] = float(group.get("weight_decay", 0))
+        for name, value in found.items():
             trainer.callback_metrics[name] = torch.tensor(value)
         if found and trainer.is_global_zero:
             for logger in trainer.loggers:
@@ -89,7 +104,11 @@ def learning_rates(optimizers: list[Optimizer], schedulers: list[Any]) -> dict[s
         optimizers: the optimizers.
         schedulers: their schedulers, as ``SchedulerConfig``; those come first.
     """
-    rates: dict[str, float] = {}
+    return {name: float(group["lr"]) for name, group in _named_groups(optimizers, schedulers).items()}
+
+
+def _named_groups(optimizers: list[Optimizer], schedulers: list[Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
     seen: list[int] = []
     classes: Counter[str] = Counter()
     named = [(config.scheduler.optimizer, config.name) for config in schedulers]
@@ -101,13 +120,8 @@ def learning_rates(optimizers: list[Optimizer], schedulers: list[Any]) -> dict[s
             name = f"lr-{type(optimizer).__name__}"
             classes[name] += 1
             name += f"-{classes[name] - 1}" if classes[name] > 1 else ""
-        rates |= _rates_of_groups(name, optimizer.param_groups)
-    return rates
-
-
-def _rates_of_groups(name: str, groups: list[dict[str, Any]]) -> dict[str, float]:
-    rates = {}
-    for number, group in enumerate(groups, start=1):
-        own = group.get("name") or (f"pg{number}" if len(groups) > 1 else "")
-        rates[f"{name}/{own}" if own else name] = float(group["lr"])
-    return rates
+        groups = optimizer.param_groups
+        for number, group in enumerate(groups, start=1):
+            own = group.get("name") or (f"pg{number}" if len(groups) > 1 else "")
+            found[f"{name}/{own}" if own else name] = group
+    return found
