@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -121,8 +120,8 @@ class LoopModule(nn.Module):
 
     @property
     def hparams_initial(self) -> Any:
-        """A copy of `hparams` as they were when they were last saved."""
-        return copy.deepcopy(self.__dict__.get("_hparams_initial", _AttributeDict()))
+        """`hparams` as they were when they were last saved; modules, tensors and the like are the same objects."""
+        return _AttributeDict(_copied(self.__dict__.get("_hparams_initial", {})))
 
     def save_hyperparameters(self, *args: Any, ignore: Any = (), frame: None = None, logger: bool = True) -> None:
         """Keep the constructor's arguments in ``self.hparams`` and in checkpoints.
@@ -144,10 +143,7 @@ class LoopModule(nn.Module):
             del own["_hparams"][name]
         own["_hparams_name"], own["_log_hyperparams"] = found.argument or "kwargs", logger
         own["_hparams_of_bases"] = sorted({*own.get("_hparams_of_bases", ()), *found.of_bases})
-        try:
-            own["_hparams_initial"] = copy.deepcopy(own["_hparams"])
-        except Exception:  # what cannot be copied is kept itself
-            own["_hparams_initial"] = _AttributeDict(own["_hparams"])
+        own["_hparams_initial"] = _AttributeDict(_copied(own["_hparams"]))
 
     def log(self, name: str, value: Any, **options: Any) -> None:
         """Log a number, a tensor of one element or a torchmetrics metric; outside of a run it does nothing.
@@ -276,6 +272,12 @@ class _AttributeDict(dict[str, Any]):
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 _LENT = (
