@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from torchloops.callbacks.of_lightning import is_of_lightning_kind, refuse_those_of_lightning
 from torchloops.errors import ConfigurationError
 from torchloops.files import given_path
 from torchloops.folders import make_next_folder, next_folder
@@ -122,27 +124,33 @@ def default_callbacks(callbacks: Any, progress_bar: bool, checkpointing: bool, f
 
     if callbacks is None:
         callbacks = []
-    found = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    found = list(callbacks) if isinstance(callbacks, Iterable) and not _has_hooks(callbacks) else [callbacks]
     for callback in found:
         if isinstance(callback, type):
             raise ConfigurationError(f"Callbacks are objects, got the class {callback.__name__}. Give an instance.")
-        if not any(name.startswith("on_") or name == "setup" for name in dir(callback)):
+        if not _has_hooks(callback):
             raise ConfigurationError(f"A callback has hooks (on_train_start, ...); {callback!r} has none.")
+    refuse_those_of_lightning(found)
     given = any(isinstance(callback, ModelCheckpoint) for callback in found)
     if given and not checkpointing:
         raise ConfigurationError("A ModelCheckpoint was given with enable_checkpointing=False. Leave one of them out.")
-    if progress_bar and not any(isinstance(callback, RichProgressBar) for callback in found):
+    has_bar = any(isinstance(one, RichProgressBar) or is_of_lightning_kind(one, "ProgressBar") for one in found)
+    if progress_bar and not has_bar:
         found.append(RichProgressBar())
     if fast:
         found = [callback for callback in found if not isinstance(callback, EarlyStopping | ModelCheckpoint)]
     return found
 
 
+def _has_hooks(callback: Any) -> bool:
+    return any(name.startswith("on_") or name == "setup" for name in dir(callback))
+
+
 def add_model_summary(callbacks: list[Any], terminal_only: bool) -> None:
     """Add a `ModelSummary` to callbacks that have none."""
     from torchloops.callbacks import ModelSummary
 
-    if not any(isinstance(callback, ModelSummary) for callback in callbacks):
+    if not any(isinstance(one, ModelSummary) or is_of_lightning_kind(one, "ModelSummary") for one in callbacks):
         callbacks.append(ModelSummary(terminal_only=terminal_only))
 
 

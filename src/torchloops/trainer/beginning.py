@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torchloops.callbacks.of_lightning import refuse_those_of_lightning
 from torchloops.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -18,10 +19,11 @@ def check_fit(trainer: Trainer) -> None:
     """Refuse a module, or arguments, of which a fit would leave something out.
 
     Raises:
-        ConfigurationError: hooks of Lightning 1.x that are not called, or accumulation and clipping with manual
-            optimization.
+        ConfigurationError: hooks of Lightning 1.x that are not called, callbacks of pytorch-lightning that do not run
+            here, or accumulation and clipping with manual optimization.
     """
     module: Any = trainer.module
+    refuse_those_of_lightning(trainer.callbacks, module)
     for stage in ("train", "validate"):
         refuse_epoch_end_with_outputs(module, stage)
     if getattr(module, "automatic_optimization", True):

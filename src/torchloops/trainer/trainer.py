@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,7 @@ class Trainer(Lifecycle):
         enable_autolog_hparams: bool = True,
         checkpoint_every: str | timedelta | None = None,
     ) -> None:
+        callbacks = list(callbacks) if isinstance(callbacks, Iterator) else callbacks
         self.arguments = {name: value for name, value in locals().items() if name != "self"}
         fast = int(fast_dev_run)
         self.limit_batches = {
