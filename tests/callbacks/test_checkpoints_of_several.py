@@ -1,6 +1,7 @@
 """ModelCheckpoints of real fits: several in one folder, values of validation, weights that are set by hand."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from torchloops import LoopModule, ModelCheckpoint, Trainer
+from torchloops.errors import ConfigurationError
 
 LOSSES, ACCURACIES = [1.0, 2.0, 0.5, 3.0], [0.1, 0.9, 0.2, 0.3]
 
@@ -119,3 +121,76 @@ def test_an_interval_of_one_batch_is_not_one_epoch(tmp_path):
     best = ModelCheckpoint(monitor="val/loss", save_top_k=2)
     fit(tmp_path, best, Scored(scores), batches=4, max_epochs=2, val_check_interval=1)
     assert sorted(steps_in(path) for path in best.best_k_models) == [2, 8]
+
+
+# Lightning's arguments
+
+
+@pytest.mark.parametrize("monitor", ["epoch", "step"])
+def test_the_newest_may_be_the_best(tmp_path, monitor):
+    keep = ModelCheckpoint(monitor=monitor, mode="max", save_top_k=2, filename="{epoch}")
+    stepping = Scored([1.0] * 5)
+    stepping.training_step = lambda batch, batch_idx: _step(stepping)
+    stepping.configure_optimizers = lambda: torch.optim.SGD(stepping.parameters(), lr=0.0)
+    fit(tmp_path, keep, stepping)
+    assert sorted(map(steps_in, keep.best_k_models)) == [3, 4]
+    assert steps_in(keep.best_model_path) == 4
+
+
+def test_the_folder_is_known_once_a_fit_has_begun(tmp_path):
+    own, given = ModelCheckpoint(filename="a"), ModelCheckpoint(tmp_path / "given", filename="b")
+    assert (own.dirpath, given.dirpath) == (None, tmp_path / "given")
+    fit(tmp_path, [own, given], max_epochs=1)
+    assert (own.dirpath, given.dirpath) == (str(tmp_path / "checkpoints"), str(tmp_path / "given"))
+
+
+@pytest.mark.parametrize(("counts", "names"), [(True, ["model-v1.ckpt", "model.ckpt"]), (False, ["model.ckpt"])])
+def test_files_of_a_former_run_may_be_replaced_where_that_is_asked_for(tmp_path, counts, names):
+    for epochs in (1, 3):
+        keep = ModelCheckpoint(tmp_path / "kept", "model", enable_version_counter=counts)
+        fit(tmp_path / f"run {epochs}", keep, max_epochs=epochs)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == names
+    assert steps_in(keep.best_model_path) == 3
+
+
+def test_it_saves_by_time(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 10))  # seconds: one look when the fit starts, then one a batch or two
+    monkeypatch.setattr("torchloops.callbacks.model_checkpoint.monotonic", lambda: float(next(clock)))
+    keep = ModelCheckpoint(tmp_path / "kept", "{epoch}", save_top_k=-1, train_time_interval=timedelta(seconds=20))
+    fit(tmp_path / "run", keep, batches=6, max_epochs=1)
+    # looks: 0 start | 10 | 20, saved, 30 | 40 | 50, saved, 60 | 70 | 80, saved
+    assert sorted(steps_in(path) for path in keep._written) == [2, 4, 6]
+
+
+def test_an_error_leaves_the_state_as_it_was_then(tmp_path):
+    failing = Scored()
+
+    def training_step(batch, batch_idx):
+        with torch.no_grad():
+            failing.w += 1
+        if failing.w == 6:
+            raise RuntimeError("the sixth batch")
+
+    failing.training_step = training_step
+    keep = ModelCheckpoint(save_on_exception=True)
+    with pytest.raises(RuntimeError, match="the sixth batch"):
+        fit(tmp_path, keep, failing, batches=4)
+    assert steps_in(tmp_path / "checkpoints" / "exception-epoch=1-step=0.ckpt") == 6
+
+
+def test_no_error_leaves_no_such_file(tmp_path):
+    fit(tmp_path, ModelCheckpoint(save_on_exception=True), max_epochs=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if "exception" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"every_n_train_steps": 1, "train_time_interval": timedelta(1)},
+        {"every_n_epochs": 1, "train_time_interval": timedelta(1)},
+        {"train_time_interval": 5},
+    ],
+)
+def test_times_that_contradict_each_other_are_refused(options):
+    with pytest.raises(ConfigurationError, match="train_time_interval"):
+        ModelCheckpoint(**options)

@@ -475,7 +475,7 @@ def test_a_missing_value_is_an_error_at_the_first_save(trainer):
         ({"save_top_k": 3}, "needs a monitor"),
         ({"save_top_k": -2}, "-1 for all"),
         ({"mode": "auto"}, "mode"),
-        ({"every_n_epochs": 1, "every_n_train_steps": 1}, "not both"),
+        ({"every_n_epochs": 1, "every_n_train_steps": 1}, "one of them"),
         ({"every_n_epochs": -1}, "every_n_epochs"),
         ({"every_n_train_steps": 0.5}, "every_n_train_steps"),
     ],

@@ -2,12 +2,14 @@
 
 import copy
 import datetime
+import inspect
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
+import torchloops
 from torchloops import Callback, Trainer
 from torchloops.errors import ConfigurationError
 
@@ -164,3 +166,10 @@ def test_a_progress_bar_of_lightning_takes_the_place_of_ours(make_ours):
     assert [type(one).__module__.partition(".")[0] for one in trainer.callbacks if "Bar" in type(one).__name__] == [
         "pytorch_lightning"
     ]
+
+
+@pytest.mark.parametrize("name", ["EarlyStopping", "LearningRateMonitor", "ModelCheckpoint"])
+def test_ours_take_the_same_arguments(name):
+    theirs, ours = (inspect.signature(getattr(place, name)).parameters for place in (C, torchloops))
+    assert {one: theirs[one].default for one in theirs} == {one: ours[one].default for one in [*ours][: len(theirs)]}
+    assert [*theirs] == [*ours][: len(theirs)]

@@ -8,7 +8,9 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -70,21 +72,27 @@ class ModelCheckpoint(Callback):
             ``checkpoints`` in the run's folder.
         filename: name without ``.ckpt``, with ``{epoch}``, ``{step}`` or any logged name in braces, as in
             ``"{epoch}-{val/loss:.2f}"``. Default: as above.
-        monitor: name of the logged value that says what is best; None: newer is better.
+        monitor: name of the logged value that says what is best, or "epoch" or "step"; None: newer is better.
         mode: "min": lower is better; "max": higher is better.
         save_top_k: how many of the best to keep; -1: every one; 0: none. Without ``monitor``: 1, 0 or -1.
-        save_last: keep also the newest as ``last.ckpt``; with ``save_weights_only`` in the run's own folder as
-            ``last-weights.ckpt``, since the Trainer resumes from ``last.ckpt``.
+        save_last: keep also the newest as ``last.ckpt``, a file of its own also where this is "link"; with
+            ``save_weights_only`` in the run's own folder as ``last-weights.ckpt``, since the Trainer resumes from
+            ``last.ckpt``.
         every_n_epochs: save after every so many epochs; 0: never. Default: 1, unless ``every_n_train_steps``.
         every_n_train_steps: save after every so many optimizer steps instead; where ``monitor`` is a value of
             validation, at the validation after them, so that the file has the weights that gave the value.
+        train_time_interval: save after the first batch that ends so much later than the last save instead.
         save_on_train_epoch_end: save when the training epoch ends (True) or when validation ends (False).
             Default: True where validation runs once an epoch or not at all.
         auto_insert_metric_name: write ``epoch=3`` for ``{epoch}``; False: only ``3``.
         save_weights_only: leave out all that only resuming needs.
+        save_on_exception: an error that ends the fit leaves ``exception-epoch=3-step=120.ckpt``, the state as it was
+            then; in one process, for others may wait elsewhere.
+        enable_version_counter: False: replace files of former runs in a ``dirpath`` too.
         verbose: write what is saved to the logger "torchloops" of `logging`.
 
     Attributes:
+        dirpath: the folder, as text once a fit has begun; before, as it was given.
         best_model_path, last_model_path: file, as text; empty before there is one.
         best_model_score: value of ``monitor`` at the best, a tensor of one element, or None.
         best_k_models: value by file of those kept.
@@ -105,19 +113,22 @@ class ModelCheckpoint(Callback):
         dirpath: str | Path | None = None,
         filename: str | None = None,
         monitor: str | None = None,
-        mode: str = "min",
-        save_top_k: int = 1,
-        save_last: bool | None = None,
-        every_n_epochs: int | None = None,
-        every_n_train_steps: int | None = None,
-        save_on_train_epoch_end: bool | None = None,
-        auto_insert_metric_name: bool = True,
-        save_weights_only: bool = False,
         verbose: bool = False,
+        save_last: bool | str | None = None,
+        save_top_k: int = 1,
+        save_on_exception: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "min",
+        auto_insert_metric_name: bool = True,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        enable_version_counter: bool = True,
     ) -> None:
         if dirpath is not None:
             given_path(dirpath, "dirpath")  # an empty one is refused here
-        self.dirpath = dirpath
+        self._dirpath = dirpath
         self.filename = filename
         self.monitor = monitor
         self.mode = mode
@@ -129,9 +140,14 @@ class ModelCheckpoint(Callback):
         self.auto_insert_metric_name = auto_insert_metric_name
         self.save_weights_only = save_weights_only
         self.verbose = verbose
+        self.save_on_exception = save_on_exception
+        self.train_time_interval = train_time_interval
+        self.enable_version_counter = enable_version_counter
         self._check_arguments()
-        self._every_n_epochs = int(not every_n_train_steps) if every_n_epochs is None else every_n_epochs
-        self._switch_hook(ModelCheckpoint, "on_train_batch_end", bool(every_n_train_steps))
+        saves_by_batch = bool(every_n_train_steps or train_time_interval)
+        self._every_n_epochs = int(not saves_by_batch) if every_n_epochs is None else every_n_epochs
+        self._switch_hook(ModelCheckpoint, "on_train_batch_end", saves_by_batch)
+        self._saved_time = 0.0
         self._training = False
         self._forget()
 
@@ -152,6 +168,10 @@ class ModelCheckpoint(Callback):
         self._others: list[ModelCheckpoint] = []
 
     @property
+    def dirpath(self) -> str | Path | None:
+        return self._dirpath if self.folder is None else str(self.folder)
+
+    @property
     def state_key(self) -> str:
         options = ("monitor", "mode", "filename", "every_n_epochs", "every_n_train_steps")
         return f"ModelCheckpoint({', '.join(f'{name}={getattr(self, name)!r}' for name in options)})"
@@ -169,6 +189,7 @@ class ModelCheckpoint(Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self._training = True
+        self._saved_time = monotonic()
         if self._last_step is None:
             self._last_step = trainer.global_step
         if self._notes is not None and not trainer.continues_a_run and not self._written and trainer.is_global_zero:
@@ -185,6 +206,10 @@ class ModelCheckpoint(Callback):
         if every and step // every > (self._last_step or 0) // every:
             self._is_due = True
             self._last_step = step
+        interval = self.train_time_interval
+        if interval and same_on_all_ranks(trainer, monotonic() - self._saved_time >= interval.total_seconds()):
+            self._is_due = True
+            self._saved_time = monotonic()
         if self._is_due and not self._watches_validation:
             # a value of validation does not exist yet in the first epoch
             self._save(trainer, strict=trainer.current_epoch > 0)
@@ -201,6 +226,16 @@ class ModelCheckpoint(Callback):
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         if acts_at_train_epoch_end(trainer, module, self.save_on_train_epoch_end):
             self._save_epoch(trainer)
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        if not (self.save_on_exception and self._training and trainer.world_size == 1):
+            return
+        values = {**trainer.callback_metrics, "epoch": trainer.current_epoch, "step": trainer.global_step}
+        name = self.format_checkpoint_name(values, "exception-{epoch}-{step}")
+        try:
+            self._write(trainer, self._path(trainer, name, True, False))
+        except Exception as error:  # the first one is what the user is to see
+            warnings.warn(f"The state at the error could not be saved. {error}", ResumeWarning, stacklevel=2)
 
     def format_checkpoint_name(
         self, metrics: Mapping[str, Any], filename: str | None = None, ver: int | None = None
@@ -289,9 +324,9 @@ class ModelCheckpoint(Callback):
         return self.CHECKPOINT_NAME_LAST_WEIGHTS if beside_the_trainers else self.CHECKPOINT_NAME_LAST
 
     def _find_folder(self, trainer: Any) -> Path:
-        if self.dirpath is None:
+        if self._dirpath is None:
             return Path(trainer.run_dir) / "checkpoints"
-        return Path(self.dirpath).expanduser() / trainer.run_name
+        return Path(self._dirpath).expanduser() / trainer.run_name
 
     def _save_epoch(self, trainer: Any) -> None:
         every = self._every_n_epochs
@@ -305,7 +340,11 @@ class ModelCheckpoint(Callback):
             return
         score = None
         if self.monitor is not None:
-            score = monitored_value(self, trainer, self.monitor, strict)
+            counted = {"epoch": trainer.current_epoch, "step": step}
+            if self.monitor in counted and self.monitor not in trainer.callback_metrics:
+                score = float(counted[self.monitor])
+            else:
+                score = monitored_value(self, trainer, self.monitor, strict)
             if score is None:
                 return
             score = worst(self.mode) if math.isnan(score) else score
@@ -378,7 +417,7 @@ class ModelCheckpoint(Callback):
             return not replace
         if any(path in other._written and not (is_newest and path == other.last_model_path) for other in self._others):
             return True
-        if self._notes is None or not Path(path).exists():
+        if self._notes is None or not self.enable_version_counter or not Path(path).exists():
             return False
         was_ours_before_the_kill = trainer.continues_a_run and path in self._notes.read()
         return not was_ours_before_the_kill
@@ -421,13 +460,18 @@ class ModelCheckpoint(Callback):
             if value is not None and (not isinstance(value, int) or value < 0):
                 raise ConfigurationError(f"ModelCheckpoint({name}=...) is an int of 0 or more, got {value!r}.")
         is_newest_and_whole = self.monitor is None and not self.save_weights_only
-        if self.filename == self.CHECKPOINT_NAME_LAST and self.dirpath is None and not is_newest_and_whole:
+        if self.filename == self.CHECKPOINT_NAME_LAST and self._dirpath is None and not is_newest_and_whole:
             raise ConfigurationError(
                 f'ModelCheckpoint(filename="last", monitor={self.monitor!r}, save_weights_only='
                 f"{self.save_weights_only}) would overwrite checkpoints/last.ckpt, from which the Trainer resumes. "
                 "Give another filename, or a dirpath."
             )
-        if self.every_n_epochs and self.every_n_train_steps:
+        if sum(map(bool, (self.every_n_epochs, self.every_n_train_steps, self.train_time_interval))) > 1:
             raise ConfigurationError(
-                "ModelCheckpoint saves every_n_epochs or every_n_train_steps, not both. Give two callbacks."
+                "ModelCheckpoint saves every_n_epochs, every_n_train_steps or by train_time_interval, one of them. "
+                "Give several callbacks."
+            )
+        if not isinstance(self.train_time_interval, timedelta | None):
+            raise ConfigurationError(
+                f"ModelCheckpoint(train_time_interval=...) is a datetime.timedelta, got {self.train_time_interval!r}."
             )
