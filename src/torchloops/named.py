@@ -50,7 +50,11 @@ class Named:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Named({self.name or self.shown!r})"
+        if self.call is None:
+            return f"<{self.name or self.shown}>"
+        args, kwargs = self.call
+        given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+        return f"<{self.name}({given})>"
 
 
 def _rebuild(name: str, call: tuple[Any, Any] | None, shown: str) -> Named:

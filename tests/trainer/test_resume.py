@@ -2,6 +2,7 @@
 
 import warnings
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -554,7 +555,15 @@ def test_other_settings_are_refused_by_name(keeping, changes, named):
         (torch.ones(2), torch.zeros(2), True),
         (torch.ones(2), torch.ones(2), False),
         ([torch.ones(2)], [torch.zeros(2)], True),
-        (nn.Identity(), nn.Flatten(), False),  # no plain data: nobody can tell
+        (nn.Identity(), nn.Flatten(), False),  # no plain data, and no name: nobody can tell
+        (nn.Tanh, nn.Tanh, False),
+        (nn.Tanh, nn.ReLU, True),
+        ([nn.Tanh, 1], [nn.Tanh, 2], True),
+        ([nn.Identity()], [nn.Flatten()], False),
+        (torch.relu, torch.tanh, True),
+        (range(3), range(4), True),
+        (partial(nn.Linear, bias=True), partial(nn.Linear, bias=True), False),
+        (partial(nn.Linear, bias=True), partial(nn.Linear, bias=False), True),
         (Path("a"), "a", False),
         (float("nan"), float("nan"), False),
         (float("nan"), 1.0, True),

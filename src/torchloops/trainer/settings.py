@@ -44,10 +44,18 @@ def collect_settings(trainer: Lifecycle) -> dict[str, Any]:
 
 
 def hyperparameters_of(module: Any) -> dict[str, Any]:
-    """The module's hyper-parameters that are plain data; the others (modules, functions) cannot be loaded safely."""
-    given = dict(getattr(module, "hparams", None) or {})
-    found = {name: plain_or_none(value) for name, value in given.items()}
-    return {name: value for name, value in found.items() if value is not None or given[name] is None}
+    """The module's hyper-parameters as plain data: classes, functions and the like as text, by name.
+
+    Those that have no name (modules, lambdas) are left out: nobody could tell them apart.
+    """
+    found = {}
+    for name, value in _given(module).items():
+        as_plain = plain_or_none(value)
+        if as_plain is not None or value is None:
+            found[name] = as_plain
+        elif not _is_lost(named := _by_name(value)):
+            found[name] = repr(named)
+    return found
 
 
 def saved_hyperparameters(module: Any) -> dict[str, Any]:
@@ -56,16 +64,27 @@ def saved_hyperparameters(module: Any) -> dict[str, Any]:
     A default that has no name is left out: the constructor has it.
     """
     defaults = inspect.signature(type(module).__init__).parameters
-    saved = {}
-    for name, value in dict(getattr(module, "hparams", None) or {}).items():
-        try:
-            found = plain(by_name(value), name)
-        except CheckpointError:
-            found = lost(value)
-        is_lost = isinstance(found, Named) and not found.name
-        if not (is_lost and name in defaults and value is defaults[name].default):
-            saved[name] = found
-    return saved
+    found = {name: _by_name(value) for name, value in _given(module).items()}
+    return {
+        name: value
+        for name, value in found.items()
+        if not (_is_lost(value) and name in defaults and module.hparams[name] is defaults[name].default)
+    }
+
+
+def _given(module: Any) -> dict[str, Any]:
+    return dict(getattr(module, "hparams", None) or {})
+
+
+def _by_name(value: Any) -> Any:
+    try:
+        return plain(by_name(value), "")
+    except CheckpointError:
+        return lost(value)
+
+
+def _is_lost(value: Any) -> bool:
+    return isinstance(value, Named) and not value.name
 
 
 def logged_hyperparameters(trainer: Lifecycle) -> dict[str, Any]:
