@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torchloops.errors import ConfigurationError, did_you_mean
 
-__all__ = ["Profiler", "PyTorchProfiler", "SimpleProfiler", "make_profiler"]
+__all__ = ["Profiler", "PyTorchProfiler", "SimpleProfiler", "make_profiler", "profiling", "timed"]
 
 
 class Profiler(Protocol):

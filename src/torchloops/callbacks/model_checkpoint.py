@@ -165,7 +165,7 @@ class ModelCheckpoint(Callback):
         self._last_step: int | None = None
         self._saved_at: tuple[int, ...] = ()
         self._is_due = self._watches_validation = False
-        self._others: list[ModelCheckpoint] = []
+        self._has_rivals = False
 
     @property
     def dirpath(self) -> str | Path | None:
@@ -184,8 +184,7 @@ class ModelCheckpoint(Callback):
             self.folder = self._find_folder(trainer)
             if os.path.abspath(self.folder) != os.path.abspath(own):
                 self._notes = WrittenFiles(own, f"{self.state_key} {self.folder}")
-            callbacks = getattr(trainer, "callbacks", [])
-            self._others = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c is not self]
+            self._has_rivals = any(other.monitor is not None for other in self._others(trainer))
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self._training = True
@@ -316,8 +315,12 @@ class ModelCheckpoint(Callback):
             return "{epoch}-{step}"
         if self.monitor is None:
             return self._name_of_last()
-        is_alone = all(other.monitor is None for other in self._others)
-        return "best" if is_alone else f"best-{self.monitor.replace('/', '_')}"
+        return f"best-{self.monitor.replace('/', '_')}" if self._has_rivals else "best"
+
+    def _others(self, trainer: Any) -> list[ModelCheckpoint]:
+        """The other callbacks of this kind in the fit."""
+        callbacks = getattr(trainer, "callbacks", [])
+        return [other for other in callbacks if isinstance(other, ModelCheckpoint) and other is not self]
 
     def _name_of_last(self) -> str:
         beside_the_trainers = self.save_weights_only and self._notes is None
@@ -415,8 +418,9 @@ class ModelCheckpoint(Callback):
     def _is_taken(self, trainer: Any, path: str, replace: bool, is_newest: bool) -> bool:
         if path in self._written:
             return not replace
-        if any(path in other._written and not (is_newest and path == other.last_model_path) for other in self._others):
-            return True
+        for other in self._others(trainer):
+            if path in other._written and not (is_newest and path == other.last_model_path):
+                return True
         if self._notes is None or not self.enable_version_counter or not Path(path).exists():
             return False
         was_ours_before_the_kill = trainer.continues_a_run and path in self._notes.read()

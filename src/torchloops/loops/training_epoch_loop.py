@@ -168,10 +168,10 @@ class TrainingEpochLoop(Loop):
             bound.schedule_plateaus()
 
     def _validate(self) -> None:
-        trainer, hook = self.trainer, "on_validation_model_zero_grad"
-        accumulates = trainer.state.batch_idx % trainer.accumulate_grad_batches != trainer.accumulate_grad_batches - 1
-        if is_overridden(trainer.module, hook) and (trainer.state.is_last_batch or not accumulates):
-            getattr(trainer.module, hook)()
+        trainer, state = self.trainer, self.trainer.state
+        has_stepped = state.is_last_batch or (state.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if has_stepped and is_overridden(trainer.module, "on_validation_model_zero_grad"):
+            trainer.module.on_validation_model_zero_grad()
         run_evaluation(self.val_loop, "validate")
         self._validation_is_due = False
         self.trainer.run.enter_stage("train")

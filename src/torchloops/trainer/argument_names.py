@@ -16,7 +16,7 @@ _P = ParamSpec("_P")
 NOT_HERE = {
     "barebones": "leave out what costs time by name: logger=False, enable_checkpointing=False, "
     "enable_progress_bar=False, num_sanity_val_steps=0",
-    "model_registry": "it belongs to Lightning's cloud service; keep the file of a ModelCheckpoint",
+    "model_registry": "keep the files of a ModelCheckpoint: the registry is part of Lightning's cloud service",
     "amp_backend": 'give precision="16-mixed" or "bf16-mixed"',
     "amp_level": 'give precision="16-mixed" or "bf16-mixed"',
     "auto_lr_find": "fit with a few learning rates, each in trainer.isolated(...) of an outer loop",
@@ -28,7 +28,7 @@ NOT_HERE = {
     "ipus": "give accelerator= and devices=",
     "log_gpu_memory": "log torch.cuda.max_memory_allocated() in a callback",
     "move_metrics_to_cpu": "leave it out: logged values stay on their device until they are read",
-    "multiple_trainloader_mode": "give one loader whose data set or batches hold what the loaders gave",
+    "multiple_trainloader_mode": "give one loader, over a ConcatDataset or over samples of all of them",
     "num_processes": "give devices=",
     "prepare_data_per_node": "leave it out: prepare_data runs once on every node",
     "process_position": "give a RichProgressBar among the callbacks",

@@ -79,7 +79,7 @@ class Run:
         self._writes = trainer.engine.is_global_zero
         self._epoch_values: dict[str, torch.Tensor] = {}
         self._bar_values: dict[str, torch.Tensor] = {}
-        self._logged_values: dict[str, torch.Tensor] = {}
+        self._logged_values: dict[str, Any] = {}
         self._stages_of_names: dict[str, str] = {}
         self.restored: dict[str, Any] = {}
         self.pending_data: dict[str, list[Any]] = {}
@@ -303,7 +303,7 @@ class Run:
         """Last known value of every name that loggers get."""
         for results in self._results.values():
             self._logged_values |= results.step_metrics("logger")
-        return self._logged_values
+        return {name: torch.as_tensor(value) for name, value in self._logged_values.items()}
 
     def finish_logging(self) -> None:
         """Make known what was logged outside of any epoch, as a loop from scratch does."""
@@ -312,7 +312,7 @@ class Run:
 
     def send_to_loggers(self, metrics: dict[str, float]) -> None:
         """Hand metrics to the loggers, with the optimizer step, and the epoch where one is running."""
-        self._logged_values |= {name: torch.tensor(value) for name, value in metrics.items()}
+        self._logged_values |= metrics
         if metrics and self._writes:
             if self.state.in_epoch:
                 metrics["epoch"] = self.state.current_epoch
