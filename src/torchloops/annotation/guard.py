@@ -9,9 +9,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-__all__ = ["LOOPBACK", "Guard", "TooLarge", "read_body"]
+from torchloops.annotation.web import LOOPBACK
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+__all__ = ["Guard", "TooLarge", "read_body"]
+
 COOKIE = "torchloops_token"
 _LARGEST_BODY = 64 * 1024
 _HEADERS = {

@@ -26,7 +26,10 @@ from torchloops.annotation.tables import Database
 from torchloops.errors import AnnotationError
 from torchloops.files import given_path
 
-__all__ = ["LabelStore"]
+__all__ = ["STORE_NAME", "LabelStore"]
+
+STORE_NAME = "labels.sqlite"
+"""The file's name where nobody gives another: beside the pictures, and in a run folder."""
 
 LEASE = 60.0
 """Seconds for which a picture belongs to the tab that shows it."""

@@ -16,11 +16,11 @@ from torchloops.annotation.queries import Answer, Query
 from torchloops.annotation.store import LabelStore
 from torchloops.errors import AnnotationError, MissingDependencyError, WaitingForLabels
 
-__all__ = ["LabellingServer", "WebAnnotator"]
+__all__ = ["LOOPBACK", "LabellingServer", "WebAnnotator"]
 
 _POLL = 0.2
 _GOODBYE = 1.5  # seconds in which an open page can learn that the study is over
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class LabellingServer:
@@ -51,7 +51,7 @@ class LabellingServer:
             raise MissingDependencyError(
                 f'The labelling page needs {error.name}. Install it: pip install "torchloops[label]".'
             ) from error
-        token = None if host in _LOOPBACK else secrets.token_urlsafe(24)
+        token = None if host in LOOPBACK else secrets.token_urlsafe(24)
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family)

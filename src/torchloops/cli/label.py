@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from torchloops.annotation import LabelStore, index_pool
+from torchloops.annotation.store import STORE_NAME
 from torchloops.annotation.web import LabellingServer
 from torchloops.errors import AnnotationError
 from torchloops.files import given_path
 
 __all__ = ["open_page"]
 
-STORE_NAME = "labels.sqlite"
 _POLL = 0.5
 
 

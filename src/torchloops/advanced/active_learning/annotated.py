@@ -30,6 +30,7 @@ from torchloops.annotation import (
 )
 from torchloops.annotation import near_duplicates as find_near_duplicates
 from torchloops.annotation.queries import Purpose
+from torchloops.annotation.store import STORE_NAME
 from torchloops.data.labels import Labels
 from torchloops.data.source import Source
 from torchloops.errors import CheckpointError, ConfigurationError, DataError, WaitingForLabels
@@ -39,7 +40,6 @@ from torchloops.seeding import derive_seed
 
 __all__ = ["AnnotatedDataModule"]
 
-STORE_NAME = "labels.sqlite"
 _PEOPLE = {"first_round": COUNT, "test_ids": [COUNT], "test_labels": [COUNT], "samples": str, "last_event": COUNT}
 
 
