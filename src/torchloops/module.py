@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from torchloops.errors import CheckpointError, ConfigurationError
 from torchloops.hooks import base_class, is_of_lightning, is_overridden
-from torchloops.hparams import collect_hyperparameters
-from torchloops.named import resolved
+from torchloops.hparams import AttributeDict, HyperparametersMixin, hparams_from_file, refuse_unsafe
+from torchloops.module_hooks import ModuleHooks
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
@@ -25,7 +24,7 @@ __all__ = ["LoopModule"]
 
 
 @base_class
-class LoopModule(nn.Module):
+class LoopModule(HyperparametersMixin, ModuleHooks, nn.Module):
     """A model with its training, validation, test and prediction steps.
 
     Define ``training_step(batch, batch_idx)`` and ``configure_optimizers()``; add ``validation_step``,
@@ -36,17 +35,19 @@ class LoopModule(nn.Module):
         automatic_optimization: False: ``training_step`` calls ``self.manual_backward`` and steps
             ``self.optimizers()`` itself.
         truncated_bptt_steps: time steps a split of truncated backpropagation through time has; 0: no splits.
+        example_input_array: an input of ``forward``, for exports and graphs; None: none.
+        strict_loading: whether a checkpoint must have all weights of the module, and no others.
     """
-
-    _paths: ClassVar[tuple[str, ...]] = ()  # hyper-parameters that name files: one in a checkpoint opens none
 
     automatic_optimization: bool = True
     truncated_bptt_steps: int = 0
+    example_input_array: Any = None
+    strict_loading: bool = True
 
     def __init__(self) -> None:
         super().__init__()
         self.__dict__["_trainer"] = None
-        self.__dict__["_hparams"] = _AttributeDict()
+        self.__dict__["_hparams"] = AttributeDict()
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name not in ("log", _LOANS)}
@@ -58,6 +59,12 @@ class LoopModule(nn.Module):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss, a dict with ``"loss"``, or None to leave the batch out."""
         raise ConfigurationError(f"{type(self).__name__} needs `training_step(batch, batch_idx)` to be fitted.")
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Log what is measured of a validation batch; without one there is no validation."""
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Log what is measured of a test batch."""
 
     def configure_optimizers(self) -> Any:
         """Return an optimizer, a list of them, ``(optimizers, schedulers)``, or Lightning's dictionaries."""
@@ -101,6 +108,40 @@ class LoopModule(nn.Module):
         return torch.device("cpu")
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first floating-point parameter or buffer; torch's default where there is none."""
+        tensors = (*self.parameters(), *self.buffers())
+        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the module is on a CUDA device; as of pytorch-lightning."""
+        return self.device.type == "cuda"
+
+    @property
+    def global_rank(self) -> int:
+        """Number of this process among all; 0 without a Trainer."""
+        trainer = self.__dict__.get("_trainer")
+        return trainer.global_rank if trainer else 0
+
+    @property
+    def local_rank(self) -> int:
+        """Number of this process on its machine; 0 without a Trainer."""
+        trainer = self.__dict__.get("_trainer")
+        return trainer.local_rank if trainer else 0
+
+    @property
+    def fabric(self) -> Any:
+        """The Lightning Fabric object of the Trainer; None without one."""
+        trainer = self.__dict__.get("_trainer")
+        return trainer.fabric if trainer else None
+
+    @property
+    def device_mesh(self) -> None:
+        """None: the strategies that split a module over devices are not here."""
+        return None
+
+    @property
     def logger(self) -> Any:
         """The first logger of the Trainer, or None."""
         return self.trainer.logger
@@ -109,41 +150,6 @@ class LoopModule(nn.Module):
     def loggers(self) -> list[Any]:
         """All loggers of the Trainer."""
         return self.trainer.loggers
-
-    @property
-    def hparams(self) -> Any:
-        """The arguments kept by `save_hyperparameters`: a dict whose keys are attributes too.
-
-        Change one where the module becomes what another argument would have made of it: checkpoints hold it as it is.
-        """
-        return self.__dict__["_hparams"]
-
-    @property
-    def hparams_initial(self) -> Any:
-        """`hparams` as they were when they were last saved; modules, tensors and the like are the same objects."""
-        return _AttributeDict(_copied(self.__dict__.get("_hparams_initial", {})))
-
-    def save_hyperparameters(self, *args: Any, ignore: Any = (), frame: None = None, logger: bool = True) -> None:
-        """Keep the constructor's arguments in ``self.hparams`` and in checkpoints.
-
-        Call it in ``__init__``, also in that of a base class: what several calls save is kept together.
-
-        Args:
-            args: names of arguments, only these; or one argument itself that holds them all, a dict or a namespace.
-            ignore: a name or names to leave out, also of those that a base class has saved.
-            frame: None; Lightning has it.
-            logger: hand them to the loggers when a fit starts.
-        """
-        if frame is not None:
-            raise ConfigurationError("save_hyperparameters(frame=...): leave it out, and call it inside __init__.")
-        found = collect_hyperparameters(self, args, ignore)
-        own = self.__dict__
-        own["_hparams"].update(found.values)
-        for name in found.ignored & own["_hparams"].keys():
-            del own["_hparams"][name]
-        own["_hparams_name"], own["_log_hyperparams"] = found.argument or "kwargs", logger
-        own["_hparams_of_bases"] = sorted({*own.get("_hparams_of_bases", ()), *found.of_bases})
-        own["_hparams_initial"] = _AttributeDict(_copied(own["_hparams"]))
 
     def log(self, name: str, value: Any, **options: Any) -> None:
         """Log a number, a tensor of one element or a torchmetrics metric; outside of a run it does nothing.
@@ -203,6 +209,15 @@ class LoopModule(nn.Module):
         for parameter, required in self.__dict__.pop("_requires_grad_before", {}).items():
             parameter.requires_grad_(required)
 
+    @contextmanager
+    def toggled_optimizer(self, optimizer: Any) -> Iterator[None]:
+        """A context between `toggle_optimizer` and `untoggle_optimizer`."""
+        self.toggle_optimizer(optimizer)
+        try:
+            yield
+        finally:
+            self.untoggle_optimizer(optimizer)
+
     def clip_gradients(
         self,
         optimizer: Any,
@@ -225,64 +240,106 @@ class LoopModule(nn.Module):
         if self.trainer.is_global_zero:
             print(*args, **kwargs)
 
+    # what is made of it
+
+    def freeze(self) -> None:
+        """Switch off the gradients of all parameters, and go into eval mode."""
+        self.requires_grad_(False)
+        self.eval()
+
+    def unfreeze(self) -> None:
+        """Switch on the gradients of all parameters, and go into train mode."""
+        self.requires_grad_(True)
+        self.train()
+
+    def to_onnx(self, file_path: Any = None, input_sample: Any = None, **kwargs: Any) -> Any:
+        """Export ``forward`` by ``torch.onnx.export``, which needs the package onnxscript.
+
+        Args:
+            file_path: the file to write, or what else torch takes.
+            input_sample: an input of ``forward``, a tensor or a tuple of arguments; default ``example_input_array``.
+            kwargs: further arguments of ``torch.onnx.export``.
+
+        Raises:
+            ConfigurationError: no input is known, or the package is missing.
+        """
+        inputs = self.example_input_array if input_sample is None else input_sample
+        if inputs is None:
+            raise ConfigurationError(
+                f"to_onnx needs an input of {type(self).__name__}.forward: give input_sample=, or set "
+                "self.example_input_array."
+            )
+        inputs = self.transfer_batch_to_device(inputs, self.device, 0)
+        with evaluating(self), torch.inference_mode():
+            try:
+                return torch.onnx.export(self, inputs, file_path, **kwargs)
+            except ModuleNotFoundError as error:
+                raise ConfigurationError(
+                    f"to_onnx needs the package {error.name!r}: pip install onnxscript."
+                ) from error
+
+    def to_torchscript(self, *args: Any, **kwargs: Any) -> Any:
+        """Not here: torch and Lightning give TorchScript up.
+
+        Raises:
+            ConfigurationError: always; it says what to use.
+        """
+        raise ConfigurationError(
+            "to_torchscript is not here, because torch gives TorchScript up. Export the module in eval mode: "
+            "torch.export.save(torch.export.export(module.eval(), (inputs,)), path)."
+        )
+
+    def to_tensorrt(self, *args: Any, **kwargs: Any) -> Any:
+        """Not here.
+
+        Raises:
+            ConfigurationError: always; it says what to use.
+        """
+        raise ConfigurationError("to_tensorrt is not here. Compile the module: torch_tensorrt.compile(module, ...).")
+
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: Any = "cpu", **kwargs: Any) -> Any:
-        """A module built with the saved hyper-parameters (``kwargs`` win) and the saved weights.
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A module built with the saved hyper-parameters and the saved weights.
+
+        Args:
+            checkpoint_path: the file.
+            map_location: where the weights go; None: the CPU.
+            hparams_file: a YAML file whose hyper-parameters come in place of the saved ones.
+            strict: whether module and file must have the same weights; None: as ``strict_loading`` of the module.
+            weights_only: None or True: files are read as plain data only.
+            kwargs: arguments of the constructor; they win.
 
         Raises:
             CheckpointError: no such file, or no checkpoint of this module.
+            ConfigurationError: ``weights_only=False``.
         """
         from torchloops.trainer.checkpoint_file import read_checkpoint
 
-        checkpoint = read_checkpoint(checkpoint_path, map_location)
-        try:
-            module: Any = cls(**cls._arguments(checkpoint, kwargs))
-        except TypeError as error:
-            raise CheckpointError(
-                f"{cls.__name__} cannot be built from {checkpoint_path}: {error}. Give the missing arguments to "
-                "load_from_checkpoint, or call self.save_hyperparameters() in __init__ before training."
-            ) from error
+        refuse_unsafe(weights_only)
+        checkpoint = read_checkpoint(checkpoint_path, map_location or "cpu")
+        if hparams_file is not None:
+            checkpoint = {**checkpoint, cls.CHECKPOINT_HYPER_PARAMS_KEY: hparams_from_file(hparams_file)}
+        module: Any = cls.from_hyperparameters(checkpoint, checkpoint_path, kwargs)
         if hasattr(module, "on_load_checkpoint"):
             module.on_load_checkpoint(checkpoint)
         try:
-            module.load_state_dict(checkpoint["state_dict"])
+            module.load_state_dict(checkpoint["state_dict"], module.strict_loading if strict is None else strict)
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint_path} holds the weights of another {cls.__name__}: {error}") from error
         return module
 
-    @classmethod
-    def _arguments(cls, checkpoint: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-        """What ``__init__`` is called with: what a checkpoint holds, and ``given``, which wins."""
-        saved = checkpoint.get("hyper_parameters", {})
-        whole = checkpoint.get("hparams_name", "kwargs")
-        if whole in given:
-            return given
-        left_out = {*cls._paths, *given} | {*checkpoint.get("hparams_of_bases", ())}
-        found = {name: resolved(saved[name], name, cls.__name__) for name in saved if name not in left_out}
-        is_whole = whole != "kwargs" and whole in inspect.signature(cls.__init__).parameters
-        return ({whole: _AttributeDict(found)} if is_whole else found) | given
-
-
-class _AttributeDict(dict[str, Any]):
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"No hyper-parameter {name!r}; there are {sorted(self)}.") from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _copied(item) for name, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
-
 
 _LENT = (
     "log_dict", "optimizers", "lr_schedulers", "manual_backward", "toggle_optimizer", "untoggle_optimizer",
-    "clip_gradients", "all_gather", "print",
+    "toggled_optimizer", "clip_gradients", "all_gather", "print",
 )  # fmt: skip
 _LOANS = "_torchloops_loans"  # what `super()` is to reach in a method that a class overrides, by name
 BORROWED = frozenset({"log", "__reduce_ex__", "_requires_grad_before", _LOANS, *_LENT})

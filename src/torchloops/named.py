@@ -210,10 +210,11 @@ def _teach(saving: Any) -> None:
 
     @wraps(original)
     def load_state(cls: Any, checkpoint: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        saved, whole = checkpoint.get("hyper_parameters"), checkpoint.get("hparams_name")
+        key = cls.CHECKPOINT_HYPER_PARAMS_KEY
+        saved, whole = checkpoint.get(key), checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME)
         if isinstance(saved, dict) and whole not in kwargs:
             found = {name: resolved(item, name, cls.__name__) for name, item in saved.items() if name not in kwargs}
-            checkpoint = {**checkpoint, "hyper_parameters": found}
+            checkpoint = {**checkpoint, key: found}
         return original(cls, checkpoint, *args, **kwargs)
 
     load_state._looks_up = True  # type: ignore[attr-defined]

@@ -441,7 +441,7 @@ def test_frequencies_time_splits_and_no_optimizer_are_refused(make_trainer):
 
     class Without(Pair):
         def configure_optimizers(self):
-            return None
+            return []
 
     for cls, message in ((Frequent, "frequencies"), (Without, "no optimizer")):
         with pytest.raises(ConfigurationError, match=message):

@@ -147,7 +147,7 @@ def test_a_wrong_loss_is_refused(make_trainer, output, message):
 def test_no_optimizer_is_refused(make_trainer):
     class Without(TinyClassifier):
         def configure_optimizers(self):
-            return None
+            return []
 
     with pytest.raises(ConfigurationError, match="Without\\.configure_optimizers gives no optimizer"):
         fit(make_trainer(max_epochs=1), Without())

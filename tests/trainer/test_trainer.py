@@ -528,7 +528,7 @@ def test_a_module_without_a_training_step_or_optimizer(make_trainer):
 
     class GivesNone(NoOptimizers):
         def configure_optimizers(self):
-            return None
+            return []
 
     class Wrong(NoOptimizers):
         def configure_optimizers(self):

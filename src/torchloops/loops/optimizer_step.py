@@ -109,7 +109,7 @@ class OptimizerStep:
             )
         self.backward = None if engine.is_plain else engine.backward
         if is_overridden(module, "backward"):
-            self.backward = module.backward
+            self.backward = engine.scaled(module.backward)
         if trainer.profiler is not None:
             self.backward = trainer.timed("backward", self.backward or _propagate)
         self.clip = _clipping(trainer, stepping)

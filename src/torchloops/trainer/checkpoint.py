@@ -69,6 +69,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run
         "hparams_name": getattr(module, "_hparams_name", None) or "kwargs",
         "hparams_of_bases": list(getattr(module, "_hparams_of_bases", ())),
         "hyper_parameters": saved_hyperparameters(module),
+        **_hyperparameters_of_data(trainer.sources.outermost),
     }
     is_part = inner_run_only and bool(trainer.outer_runs)
     if is_part and not weights_only:
@@ -254,6 +255,18 @@ def _restore_loops(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     if saved["current"] and not saved["running"]:  # a fit that had ended goes on where it ended
         top.progress.current = saved["current"]
         top.__dict__["_restarting"] = True
+
+
+def _hyperparameters_of_data(datamodule: Any) -> dict[str, Any]:
+    """Those of a data module, under Lightning's keys; empty where it has saved none."""
+    saved = saved_hyperparameters(datamodule) if getattr(datamodule, "_hparams_name", None) else {}
+    if not saved:
+        return {}
+    return {
+        "datamodule_hparams_name": datamodule._hparams_name,
+        "datamodule_hparams_of_bases": list(getattr(datamodule, "_hparams_of_bases", ())),
+        "datamodule_hyper_parameters": saved,
+    }
 
 
 def _running_evaluations(trainer: Lifecycle) -> dict[str, Any]:

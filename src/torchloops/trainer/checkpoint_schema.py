@@ -123,6 +123,7 @@ def _changed_arguments(value: Any) -> str | None:
 
 WEIGHTS = {
     "state_dict": {str: Any}, "hyper_parameters?": {str: Any}, "hparams_name?": str, "hparams_of_bases?": [str],
+    "datamodule_hyper_parameters?": {str: Any}, "datamodule_hparams_name?": str, "datamodule_hparams_of_bases?": [str],
 }  # fmt: skip
 CHECKPOINT = {
     **WEIGHTS, **_RUN, "format": Whole(1), "outer_runs": [_RUN], "loop_tree": _loop_tree,

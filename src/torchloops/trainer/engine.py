@@ -201,6 +201,17 @@ class Engine:
             self._unscaled.clear()
             self.fabric.backward(loss, *args, **kwargs)
 
+    def scaled(self, backward: Callable[..., None]) -> Callable[..., None]:
+        """A module's own ``backward``, which gets losses that are scaled where the precision asks for it."""
+        if self._scaler is None:
+            return backward
+
+        def scale_first(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            self._unscaled.clear()
+            backward(self._scaler.scale(loss), *args, **kwargs)
+
+        return scale_first
+
     @staticmethod
     def needs_closure(optimizer: Any) -> bool:
         """Whether ``optimizer.step`` cannot do without a closure (LBFGS)."""

@@ -225,8 +225,9 @@ class Lifecycle(Runs):
         self.call_hook("on_fit_end")
 
     def _configure_model(self) -> None:
-        if is_overridden(self.module, "configure_model"):
-            self.module.configure_model()
+        for name in ("configure_sharded_model", "configure_model"):
+            if is_overridden(self.module, name):
+                getattr(self.module, name)()
 
     def _restore(self, ckpt_path: str | Path) -> Path | None:
         """Go on with a checkpoint; returns its file, or None where there is no "last" yet."""
@@ -322,8 +323,9 @@ class Lifecycle(Runs):
 
     def _prepare_data(self) -> None:
         owners = [owner for owner in (self.datamodule, self.module) if is_overridden(owner, "prepare_data")]
-        if owners and self.local_rank == 0:
-            for owner in owners:
+        for owner in owners:
+            each_machine = getattr(owner, "prepare_data_per_node", True)
+            if self.local_rank == 0 if each_machine else self.is_global_zero:
                 owner.prepare_data()
         if owners:
             self.engine.barrier()

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from torchloops.errors import CheckpointError, ConfigurationError, did_you_mean
 
-__all__ = ["Optimization", "ReturnedOptimizers", "SchedulerConfig", "parse_optimizers"]
+__all__ = ["NoOptimizer", "Optimization", "ReturnedOptimizers", "SchedulerConfig", "parse_optimizers"]
 
 _KEYS = {"optimizer", "lr_scheduler", "frequency", "monitor"}
 
@@ -177,6 +178,17 @@ def parse_optimizers(configured: Any) -> Optimization:
         )
     result.steps, result.steps_seen = [0] * len(result.optimizers), [0] * len(result.schedulers)
     return result
+
+
+class NoOptimizer(Optimizer):
+    """What stands for the optimizer of a module whose ``configure_optimizers`` returns None: it changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__([torch.zeros(0)], {})
+
+    def step(self, closure: Any = None) -> Any:
+        """Compute the loss, if there is something to compute it with."""
+        return None if closure is None else closure()
 
 
 def _is_by_name(configured: Any) -> bool:

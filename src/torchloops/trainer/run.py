@@ -15,11 +15,12 @@ import torch
 from torchloops.errors import ConfigurationError, DataError, taking_back
 from torchloops.hooks import is_overridden
 from torchloops.module import bind_log, lend_log
+from torchloops.module_hooks import step_scheduler
 from torchloops.paths import is_inside
 from torchloops.trainer.data import Batches
 from torchloops.trainer.hook_changes import HookChanges
 from torchloops.trainer.optimizer_groups import GroupNames
-from torchloops.trainer.optimizers import Optimization, parse_optimizers
+from torchloops.trainer.optimizers import NoOptimizer, Optimization, parse_optimizers
 from torchloops.trainer.requests import LoaderRequests
 from torchloops.trainer.results import Results
 from torchloops.trainer.shares import in_order, is_share
@@ -353,7 +354,10 @@ class Run:
             module = self.trainer.module
             configure = getattr(module, "configure_optimizers", None)
             with self.groups.configuring(module, self.restored.get("optimizer_groups") or {}):
-                self._optimization = parse_optimizers(configure() if configure is not None else None)
+                configured = configure() if configure is not None else None
+                if configured is None and configure is not None and getattr(module, "automatic_optimization", True):
+                    configured = _no_optimizer(module)
+                self._optimization = parse_optimizers(configured)
             self.groups.note(module, self._optimization.optimizers)
             self.trainer.returned_optimizers.start_afresh(self._optimization)
             self._stepping = self.trainer.engine.setup_optimizers(self._optimization.optimizers)
@@ -381,7 +385,8 @@ class Run:
         before, after = self._backward_hooks
         for hook in before:
             hook(loss)
-        (module.backward if is_overridden(module, "backward") else engine.backward)(loss, *args, **kwargs)
+        backward = engine.scaled(module.backward) if is_overridden(module, "backward") else engine.backward
+        backward(loss, *args, **kwargs)
         engine.average_gradients()
         for hook in after:
             hook()
@@ -444,7 +449,8 @@ class Run:
             if len(optimization.optimizers) == 1:
                 optimization.steps[0] = self.state.global_step
             due = optimization.due_by_step(plateau)
-        step = getattr(self.trainer.module, "lr_scheduler_step", _step_scheduler)
+        module = self.trainer.module
+        step = module.lr_scheduler_step if is_overridden(module, "lr_scheduler_step") else step_scheduler
         for config in due:
             metric = config.metric(self.callback_metrics) if config.reduce_on_plateau else None
             if metric is not None or not config.reduce_on_plateau:
@@ -619,13 +625,15 @@ def _closure_then_hooks(closure: Callable[[], Any], hooks: list[Callable[..., An
     return loss
 
 
+def _no_optimizer(module: Any) -> NoOptimizer:
+    warnings.warn(
+        f"{type(module).__name__}.configure_optimizers returned None: the fit runs and changes no weights. If they are "
+        "to be trained, return an optimizer.",
+        stacklevel=4,
+    )
+    return NoOptimizer()
+
+
 def _steps_in_steps(optimizer: Any) -> bool:
     """Whether ``step`` of its class may call that of a base class, which torch's hooks see as a further step."""
     return sum("step" in cls.__dict__ for cls in type(optimizer).__mro__ if cls is not torch.optim.Optimizer) > 1
-
-
-def _step_scheduler(scheduler: Any, metric: Any) -> None:
-    if metric is None:
-        scheduler.step()
-    else:
-        scheduler.step(metric)

@@ -218,7 +218,7 @@ class ImageClassificationData(DataModule):
         )
 
     @classmethod
-    def from_datasets(
+    def from_datasets(  # type: ignore[override]
         cls,
         train_dataset: Any = None,
         val_dataset: Any = None,
