@@ -42,8 +42,11 @@ class CSVLogger:
         name: file name.
 
     Attributes:
+        row_an_epoch: True: what is logged per step comes at the end of an epoch too, as it was last.
         rows: all rows, as dicts by column; those read from a file or a checkpoint hold text.
     """
+
+    row_an_epoch = True
 
     def __init__(self, save_dir: str | Path, name: str = "metrics.csv") -> None:
         self.save_dir = str(given_path(save_dir, "save_dir"))

@@ -321,6 +321,38 @@ def test_the_inner_split_is_never_the_held_out_part(tmp_path):
         assert sorted(study.train_ids + study.val_ids) == split.train
 
 
+class SharedLogger:
+    """One of a tracker: all folds log to it."""
+
+    def __init__(self):
+        self.calls = []
+
+    def log_metrics(self, metrics, step=None):
+        self.calls.append((step, dict(metrics)))
+
+    def save(self):
+        """Nothing."""
+
+    def finalize(self, status):
+        """Nothing."""
+
+
+@pytest.mark.parametrize("inner_split", [0.2, None])
+def test_a_shared_logger_has_the_held_out_score_apart_from_the_inner_split(tmp_path, inner_split):
+    logger = SharedLogger()
+    loop, _, _ = cross_validate(
+        tmp_path, data=KFoldDataModule(samples(), batch_size=16), logger=logger,
+        loop=KFoldLoop(3, inner_split=inner_split),
+    )  # fmt: skip
+    name = "val/loss" if inner_split is None else "heldout/val/loss"
+    for fold, row in loop.folds.iterrows():
+        last = [metrics for _, metrics in logger.calls if f"fold_{fold}/{name}" in metrics][-1]
+        assert last[f"fold_{fold}/{name}"] == pytest.approx(row["val/loss"])
+        inner = [metrics for _, metrics in logger.calls if f"fold_{fold}/val/loss" in metrics][-1]
+        expected = row["val/loss"] if inner_split is None else row["inner/val/loss"]
+        assert inner[f"fold_{fold}/val/loss"] == pytest.approx(expected)
+
+
 # test set and ensemble
 
 

@@ -75,7 +75,7 @@ def fit(folder, module, monitor, **options):
         (Scheduled, "step", [1.0] * 3 + [0.5] * 3),
         (ScheduledBySteps, "step", [2.0**-n for n in range(6)]),
         (ScheduledBySteps, "epoch", [1.0, 0.125]),
-        (ScheduledBySteps, None, [1.0, 1.0, 0.5, 0.25, 0.125, 0.125, 0.0625, 0.03125]),
+        (ScheduledBySteps, None, [2.0**-n for n in range(6)]),
     ],
 )
 def test_values_by_interval(tmp_path, module, interval, expected):

@@ -28,7 +28,8 @@ class LearningRateMonitor(Callback):
 
     Args:
         logging_interval: "epoch": as the epoch starts; "step": as every ``log_every_n_steps``-th batch starts;
-            None: the former, and the latter too where a scheduler steps with every optimizer step.
+            None: as the scheduler of each steps, and both where it has none. A file with a row an epoch gets all of
+            them as the epoch starts.
         log_momentum: log the momentum of every parameter group too; 0 where it has none.
         log_weight_decay: log its weight decay too; 0 where it has none.
 
@@ -74,27 +75,38 @@ class LearningRateMonitor(Callback):
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         if self.logging_interval != "step":
-            self._log(trainer)
+            self._log(trainer, "epoch")
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
-            self._log(trainer)
+        if (trainer.run.logger_step + 1) % trainer.log_every_n_steps == 0:
+            self._log(trainer, "step")
 
-    def _log(self, trainer: Any) -> None:
-        groups = _named_groups(trainer.optimizers, trainer.lr_scheduler_configs)
-        found = {name: float(group["lr"]) for name, group in groups.items()}
+    def _log(self, trainer: Any, interval: str) -> None:
+        schedulers = trainer.lr_scheduler_configs
+        groups = _named_groups(trainer.optimizers, schedulers)
+        others = {
+            id(group)
+            for config in schedulers
+            if self.logging_interval is None and config.interval != interval
+            for group in config.scheduler.optimizer.param_groups
+        }
+        due = {name: group for name, group in groups.items() if id(group) not in others}
+        for name, group in due.items():
+            self.lrs.setdefault(name, []).append(float(group["lr"]))
+        found = self._values(due)
         for name, value in found.items():
-            self.lrs.setdefault(name, []).append(value)
+            trainer.callback_metrics[name] = torch.tensor(value)
+        rest = {name: group for name, group in groups.items() if name not in due} if interval == "epoch" else {}
+        trainer.run.send_to_loggers(found, self._values(rest), trainer.run.logger_step)
+
+    def _values(self, groups: dict[str, dict[str, Any]]) -> dict[str, float]:
+        found = {name: float(group["lr"]) for name, group in groups.items()}
         for name, group in groups.items():
             if self.log_momentum:
                 found[f"{name}-momentum"] = float(group["betas"][0] if "betas" in group else group.get("momentum", 0))
             if self.log_weight_decay:
                 found[f"{name}-weight_decay"] = float(group.get("weight_decay", 0))
-        for name, value in found.items():
-            trainer.callback_metrics[name] = torch.tensor(value)
-        if found and trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.log_metrics({"epoch": trainer.current_epoch, **found}, step=trainer.global_step)
+        return found
 
 
 def learning_rates(optimizers: list[Optimizer], schedulers: list[Any]) -> dict[str, float]:

@@ -35,6 +35,8 @@ class EvaluationEpochLoop(Loop):
         skip = self.progress.current if self.restarting else 0
         iterator = batches.start_epoch(self.trainer.current_epoch, skip)
         bound.next_batch = self.trainer.timed("next_batch", iterator.__next__)
+        if bound.log_step is not None and bound.state.fn == "fit":
+            bound.first_step = self._batches_before(dataloader_idx)
 
     def advance(self, batches: Batches, dataloader_idx: int = 0) -> None:
         bound = self._bound
@@ -60,7 +62,16 @@ class EvaluationEpochLoop(Loop):
             for hook in bound.on_batch_end:
                 hook(outputs, batch, batch_idx, dataloader_idx)
             results.place = bound.places[1]
+        if bound.log_step is not None:
+            bound.log_step(results, bound.first_step + batch_idx)
         state.in_batch = False
+
+    def _batches_before(self, dataloader_idx: int) -> int:
+        """Batches that this data loader had in the evaluations of the fit before, by which loggers count."""
+        run, total = self.trainer.run, self.progress.total - self.progress.current
+        lengths = [batches.num_batches for batches in run.batches(run.state.stage or "validate")]
+        whole = sum(lengths)
+        return total if len(lengths) == 1 or whole == float("inf") else int(total // whole * lengths[dataloader_idx])
 
     def on_run_end(self) -> Any:
         """Nothing; `PredictionEpochLoop` returns the outputs."""
@@ -76,7 +87,9 @@ class _BoundEvaluation:
 
     __slots__ = (
         "batches",
+        "first_step",
         "keep",
+        "log_step",
         "move",
         "next_batch",
         "num_batches",
@@ -99,6 +112,8 @@ class _BoundEvaluation:
         self.state = run.state
         self.move = trainer.batch_mover()
         self.results = run.results_for(stage)
+        self.first_step = 0
+        self.log_step = run.log_evaluation_step if run.logs_evaluation_by_step() else None
         self.on_batch_start = _batch_hooks(run.hooks(f"on_{word}_batch_start", last=None), takes=3)
         self.on_batch_end = _batch_hooks(run.hooks(f"on_{word}_batch_end", last=None), takes=4)
         self.step, self.takes_loader = _step(trainer, f"{word}_step", len(run.batches(stage)) > 1)

@@ -18,7 +18,7 @@ from torchloops.schema import Either, check
 
 __all__ = ["EvaluationLoop", "run_evaluation"]
 
-_CLOSED = {"reduced": {str: float}, "logged": {str: float}, "loaders?": {str: int}}
+_CLOSED = {"reduced": {str: float}, "logged": {str: float}, "by_step?": {str: float}, "loaders?": {str: int}}
 _STATE = {"ended?": [str], "closed?": Either(_CLOSED, {str: None})}
 
 HOOK_WORDS = {"validate": "validation", "test": "test", "predict": "predict"}
@@ -120,12 +120,12 @@ class EvaluationLoop(Loop):
 
     def _close(self) -> None:
         loaders = self.trainer.run.results_for(self.stage).loaders()
-        reduced, logged = self.trainer.run.close_epoch(self.stage)
-        self._closed = {"reduced": reduced, "logged": logged, "loaders": loaders}
+        reduced, logged, by_step = self.trainer.run.close_epoch(self.stage)
+        self._closed = {"reduced": reduced, "logged": logged, "by_step": by_step, "loaders": loaders}
 
     def _log(self) -> None:
         if not self.trainer.sanity_checking:
-            self.trainer.run.send_to_loggers(self._closed["logged"])
+            self.trainer.run.send_to_loggers(self._closed["logged"], self._closed.get("by_step"))
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         inside = self.progress.running and bool(self._ending.finished)
@@ -167,6 +167,6 @@ def run_evaluation(loop: Loop, stage: str) -> Any:
         loop.trainer.module.eval()
         run.enter_stage(stage)
         output = loop.run()
-    _, logged = run.close_epoch(stage)
-    run.send_to_loggers(logged)
+    _, logged, by_step = run.close_epoch(stage)
+    run.send_to_loggers(logged, by_step)
     return output

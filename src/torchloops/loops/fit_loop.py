@@ -116,6 +116,7 @@ class FitLoop(Loop):
         trainer.state.in_epoch = True
         trainer.run.count_steps_by_hooks()  # the loop that counted in the last epoch may have been replaced
         self._steps_before = -1 if self._is_inside_epoch else trainer.global_step
+        trainer.state.is_behind_step &= self._is_inside_epoch
         if not self._is_inside_epoch:
             trainer.call_hook("on_train_epoch_start")
 
@@ -155,10 +156,10 @@ class FitLoop(Loop):
 
     def _close_epoch(self) -> None:
         run = self.trainer.run
-        _, logged = run.close_epoch("train")
+        _, logged, by_step = run.close_epoch("train")
         if getattr(self.epoch_loop, "is_whole", True):
             run.step_schedulers("epoch")
-        run.send_to_loggers(logged)
+        run.send_to_loggers(logged, by_step)
         run.save_loggers()
 
     def on_run_end(self) -> None:

@@ -84,6 +84,11 @@ class TrainingEpochLoop(Loop):
         return bound.at_limit
 
     @property
+    def _batches_that_stepped(self) -> int:
+        """By its name in Lightning, which some callbacks read to log at the same place as the Trainer."""
+        return self.trainer.run.logger_step
+
+    @property
     def is_cut(self) -> bool:
         """Whether a limit of the fit or ``should_stop`` ended the running or last epoch before its last batch."""
         bound = self._bound
@@ -103,6 +108,8 @@ class TrainingEpochLoop(Loop):
         iterator = batches.start_epoch(trainer.current_epoch, skip=self.progress.current)
         bound.next_batch = trainer.timed("next_batch", iterator.__next__)
         bound.results.place = "training_step"
+        if bound.state.batches_that_stepped is None:  # of a run from before there was such a count: one a step, perhaps
+            bound.state.batches_that_stepped = trainer.global_step
         if self.restarting:
             trainer.go_on()
         if self.restarting and self._step_is_unlogged and bound.log_every:
@@ -144,6 +151,9 @@ class TrainingEpochLoop(Loop):
     def on_advance_end(self) -> None:
         bound = self._bound
         done = self.progress.current
+        state = bound.state
+        state.is_behind_step = state.ends_accumulation(bound.accumulate) if bound.accumulate > 1 else True
+        state.batches_that_stepped += state.is_behind_step
         if bound.on_batch_end is not None:
             outputs, batch = bound.outputs, bound.batch
             bound.in_batch_end = True
@@ -159,7 +169,7 @@ class TrainingEpochLoop(Loop):
                 raise interrupt
             bound.in_batch_end = False
             bound.results.place = "training_step"
-        if bound.log_every and done % bound.log_every == 0:
+        if bound.log_every and bound.is_log_due():
             bound.log_step()
         if bound.validate_every is not None and bound.is_validation_due(done):
             self._validation_is_due = True
@@ -169,8 +179,9 @@ class TrainingEpochLoop(Loop):
 
     def _validate(self) -> None:
         trainer, state = self.trainer, self.trainer.state
-        has_stepped = state.is_last_batch or (state.batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if has_stepped and is_overridden(trainer.module, "on_validation_model_zero_grad"):
+        if state.ends_accumulation(trainer.accumulate_grad_batches) and is_overridden(
+            trainer.module, "on_validation_model_zero_grad"
+        ):
             trainer.module.on_validation_model_zero_grad()
         run_evaluation(self.val_loop, "validate")
         self._validation_is_due = False
@@ -193,7 +204,7 @@ class TrainingEpochLoop(Loop):
             "validation_is_due": (in_batch_end and bound.is_validation_due(done)) or is_cut,
             "is_cut": self.is_cut,
             "is_whole": self.is_whole,
-            "step_is_unlogged": in_batch_end and bool(bound.log_every) and done % bound.log_every == 0,
+            "step_is_unlogged": in_batch_end and bool(bound.log_every) and bound.is_log_due(),
         }
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
@@ -214,6 +225,7 @@ class _BoundEpoch:
     """What the steps of an epoch need, looked up once when the epoch starts."""
 
     __slots__ = (
+        "accumulate",
         "at_limit",
         "batch",
         "batches",
@@ -252,6 +264,7 @@ class _BoundEpoch:
             loop.min_steps,
             trainer.min_epochs if run.state.min_epochs is None else run.state.min_epochs,
         )
+        self.accumulate = trainer.accumulate_grad_batches
         self.has_deadline = run.state.limits.max_seconds is not None
         self.next_batch: Any = None
         self.move = trainer.batch_mover()
@@ -269,6 +282,11 @@ class _BoundEpoch:
         self.counts_over_epochs = trainer.check_val_every_n_epoch is None
         self.total_before = loop.progress.total - loop.progress.current
         self.outputs = self.batch = None
+
+    def is_log_due(self) -> bool:
+        """Whether loggers get the values of the batch that ended: batches count after which the optimizers stepped."""
+        state = self.state
+        return state.is_behind_step and (not (state.batches_that_stepped or 0) % self.log_every or state.should_stop)
 
     def is_validation_due(self, done: int) -> bool:
         """Whether to validate after ``done`` batches of the epoch."""

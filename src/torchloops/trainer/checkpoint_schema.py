@@ -94,6 +94,7 @@ _ASKED = {
 }  # fmt: skip
 _RUN = {
     "name": str, "epoch": COUNT, "global_step": COUNT, "should_stop": bool, "seconds": float,
+    "batches_that_stepped?": Either(COUNT, None),
     "last_batch": (COUNT, bool), "optimizer_states": [{str: Any}], "lr_schedulers": [{str: Any}],
     "optimizer_classes?": [str], "lr_scheduler_classes?": [str],
     "optimizer_groups?": Either({"frozen": [str], "made": _GROUPS, "now": _GROUPS}, {str: None}),

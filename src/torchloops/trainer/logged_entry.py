@@ -59,8 +59,10 @@ class Entry:
         sync: bool,
     ) -> None:
         self.name, self.on_step, self.on_epoch = name, on_step, on_epoch
-        self.step_name = f"{name}_step" if on_epoch else name
-        self.epoch_name = f"{name}_epoch" if on_step else name
+        base, mark, loader = name.rpartition("/dataloader_idx_")
+        base, loader = (base, mark + loader) if base and loader.isdigit() else (name, "")
+        self.step_name = f"{base}_step{loader}" if on_epoch else name
+        self.epoch_name = f"{base}_epoch{loader}" if on_step else name
         self.prog_bar, self.logger, self.reduction, self.sync = prog_bar, logger, reduction, sync
         self.metric: Any = None
         self.options: tuple[Any, ...] | None = None

@@ -217,10 +217,17 @@ class Results:
                     found[entry.name] = found[entry.step_name]
         return found
 
-    def logged_step(self) -> dict[str, float]:
-        """The last values of what loggers get per step; waits for the device."""
+    def logged_step(self, this_loader: bool = False) -> dict[str, float]:
+        """The last values of what loggers get per step; waits for the device.
+
+        Args:
+            this_loader: only those of the data loader that runs.
+        """
         found = {}
+        own = {id(entry) for entry in self._entries.values()} if this_loader and self._logged_per_step else None
         for entry in self._logged_per_step:
+            if own is not None and id(entry) not in own:
+                continue
             value = entry.value if entry.metric is None else entry.step_value()
             if value is not None:
                 found[entry.step_name] = float(value)

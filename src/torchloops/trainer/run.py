@@ -81,6 +81,7 @@ class Run:
         self._epoch_values: dict[str, torch.Tensor] = {}
         self._bar_values: dict[str, torch.Tensor] = {}
         self._logged_values: dict[str, Any] = {}
+        self._logger_prefix = ""
         self._stages_of_names: dict[str, str] = {}
         self.restored: dict[str, Any] = {}
         self.pending_data: dict[str, list[Any]] = {}
@@ -241,8 +242,12 @@ class Run:
         if stage is not None:
             bind_log(self.trainer.module, self.results_for("validate" if stage == "sanity_check" else stage).log)
 
-    def close_epoch(self, stage: str) -> tuple[dict[str, float], dict[str, float]]:
-        """Reduce what ``stage`` logged per epoch and make it known; return all of it, and what loggers get."""
+    def close_epoch(self, stage: str) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        """Reduce what ``stage`` logged per epoch and make it known.
+
+        Returns:
+            All of it; what loggers get of it; and what they get per step, as it was last.
+        """
         results = self.results_for(stage)
         self._note_step_values()
         self._warn_of_names_in_two_stages(stage, results)
@@ -258,9 +263,9 @@ class Run:
                 logged[name] = reduced[name]
         self._epoch_values |= known
         self._bar_values |= results.step_metrics("prog_bar")
-        logged |= results.logged_step()
+        by_step = results.logged_step()
         results.reset()
-        return reduced, logged
+        return reduced, logged, by_step
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -308,17 +313,77 @@ class Run:
 
     def finish_logging(self) -> None:
         """Make known what was logged outside of any epoch, as a loop from scratch does."""
-        _, logged = self.close_epoch("train")
-        self.send_to_loggers(logged)
+        _, logged, by_step = self.close_epoch("train")
+        self.send_to_loggers(logged, by_step)
 
-    def send_to_loggers(self, metrics: dict[str, float]) -> None:
-        """Hand metrics to the loggers, with the optimizer step, and the epoch where one is running."""
+    def send_to_loggers(
+        self, metrics: dict[str, float], by_step: dict[str, float] | None = None, step: int | None = None
+    ) -> None:
+        """Hand metrics to the loggers.
+
+        Args:
+            metrics: by name. A logger that has a row an epoch gets the running epoch with them, if there is one; others
+                get a value ``"step"`` that was logged as the step, or else ``"epoch"`` with them.
+            by_step: what was logged per step, as it was last: for those that have a row an epoch alone.
+            step: the step; None: `logger_step`.
+        """
+        metrics, of_steps = self._for_loggers(metrics), self._for_loggers(by_step or {})
+        self._logged_values |= {**metrics, **of_steps}
+        for logger in self.loggers if self._writes else ():
+            if getattr(logger, "row_an_epoch", False):
+                given = {**metrics, **of_steps}
+                if given:
+                    epoch = {"epoch": self.state.current_epoch} if self.state.in_epoch else {}
+                    logger.log_metrics({**given, **epoch}, step=self.logger_step if step is None else step)
+            elif metrics:
+                given = dict(metrics)
+                if step is None and "step" not in given:
+                    given.setdefault("epoch", self.state.current_epoch)
+                own = given.pop("step", self.logger_step) if step is None else step
+                logger.log_metrics(given, step=int(own))
+
+    @contextmanager
+    def prefix_for_loggers(self, prefix: str) -> Iterator[None]:
+        """A context in which loggers get all names with ``prefix`` before them."""
+        before, self._logger_prefix = self._logger_prefix, prefix
+        try:
+            yield
+        finally:
+            self._logger_prefix = before
+
+    def _for_loggers(self, metrics: dict[str, float]) -> dict[str, float]:
+        prefix = self._logger_prefix
+        return {f"{prefix}{name}": value for name, value in metrics.items()} if prefix else metrics
+
+    @property
+    def logger_step(self) -> int:
+        """Where loggers put what is logged now: batches after which the optimizers stepped, from 0, as in Lightning.
+
+        What a batch logs, the validation behind it and the end of the epoch have the index of that batch. Without a
+        `TrainingEpochLoop` it is the number of optimizer steps.
+        """
+        state = self.state
+        if state.batches_that_stepped is None:
+            return state.global_step
+        is_behind = state.is_behind_step and state.in_epoch and not state.in_batch
+        return max(state.batches_that_stepped - is_behind, 0)
+
+    def log_step(self) -> None:
+        """Hand the values of a training step to the loggers; loops call it every ``log_every_n_steps`` batches."""
+        self.send_to_loggers(self._results["train"].logged_step())
+
+    def logs_evaluation_by_step(self) -> bool:
+        """Whether some logger gets the values of each batch of an evaluation."""
+        is_any = any(not getattr(logger, "row_an_epoch", False) for logger in self.loggers)
+        return is_any and self._writes and self.state.stage != "sanity_check"
+
+    def log_evaluation_step(self, results: Results, step: int) -> None:
+        """Hand the values of a batch of an evaluation to the loggers that have no row an epoch."""
+        metrics = self._for_loggers(results.logged_step(this_loader=True))
         self._logged_values |= metrics
-        if metrics and self._writes:
-            if self.state.in_epoch:
-                metrics["epoch"] = self.state.current_epoch
-            for logger in self.loggers:
-                logger.log_metrics(metrics, step=self.state.global_step)
+        for logger in self.loggers if metrics else ():
+            if not getattr(logger, "row_an_epoch", False):
+                logger.log_metrics(dict(metrics), step=step)
 
     def describe_to_loggers(self, hparams: dict[str, Any]) -> None:
         """Hand hyper-parameters, if there are any, and the module to loggers that take them."""
@@ -340,10 +405,6 @@ class Run:
         if self._writes:
             for logger in self.loggers:
                 logger.save()
-
-    def log_step(self) -> None:
-        """Hand the values of a training step to the loggers; loops call it every ``log_every_n_steps`` batches."""
-        self.send_to_loggers(self._results["train"].logged_step())
 
     # optimizers
 

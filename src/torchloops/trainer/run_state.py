@@ -41,6 +41,7 @@ def collect_run(run: Run, is_current: bool) -> dict[str, Any]:
         "name": run.name,
         "epoch": state.current_epoch,
         "global_step": state.global_step,
+        "batches_that_stepped": state.batches_that_stepped,
         "should_stop": state.should_stop,
         "seconds": state.seconds,
         "last_batch": (state.batch_idx, state.is_last_batch),
@@ -112,9 +113,11 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
     run.remember_once(saved["once"])
     state = run.state
     state.current_epoch, state.global_step = saved["epoch"], saved["global_step"]
+    state.batches_that_stepped = saved.get("batches_that_stepped")
     state.should_stop = saved["should_stop"] and is_still_stopped(run, saved, checkpoint.get("limits", {}))
     state.seconds_before = saved["seconds"]
     state.batch_idx, state.is_last_batch = saved["last_batch"]
+    state.is_behind_step = state.ends_accumulation(trainer.accumulate_grad_batches)
     run.random_outside = saved["random"]
     if saved["random"] is not None:
         _warn_of_other_devices(len(saved["random"]["cuda"]))

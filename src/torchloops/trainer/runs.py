@@ -205,8 +205,13 @@ class Runs(TrainerView):
         """
         return self.keeper.indivisible()
 
-    def evaluate(self, stage: str) -> dict[str, float]:
-        """Run the "validate" or "test" loop inside a fit and return its values; empty where there is no such data."""
+    def evaluate(self, stage: str, prefix: str = "") -> dict[str, float]:
+        """Run a loop inside a fit and return its values; empty where there is no such data.
+
+        Args:
+            stage: "validate" or "test".
+            prefix: before the names by which loggers get the values, where they have others by these names.
+        """
         steps = {"validate": "validation_step", "test": "test_step"}
         if stage not in steps:
             raise ConfigurationError(
@@ -219,7 +224,8 @@ class Runs(TrainerView):
             return {}
         before = self.run.state.stage
         try:
-            output = run_evaluation(loop, stage)
+            with self.run.prefix_for_loggers(prefix):
+                output = run_evaluation(loop, stage)
         finally:
             self.run.enter_stage(before)
         merged: dict[str, float] = {}

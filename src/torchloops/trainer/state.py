@@ -34,6 +34,9 @@ class TrainerState:
     Args:
         current_epoch: epochs finished, hooks included; during an epoch its index, from 0.
         global_step: optimizer steps taken, over all optimizers and time splits.
+        batches_that_stepped: training batches after which the optimizers stepped, which is what loggers count by; None:
+            no `TrainingEpochLoop` has run.
+        is_behind_step: the optimizers stepped after the last batch, and no further epoch has begun.
         should_stop: set it to end the fit after the current batch.
         fn: the entry point that runs: "fit", "validate", "test" or "predict".
         status: of that entry point: "initializing", "running", "finished", "interrupted" or "failed".
@@ -48,6 +51,8 @@ class TrainerState:
 
     current_epoch: int = 0
     global_step: int = 0
+    batches_that_stepped: int | None = None
+    is_behind_step: bool = False
     should_stop: bool = False
     fn: str | None = None
     status: str = "initializing"
@@ -84,6 +89,10 @@ class TrainerState:
     def out_of_time(self) -> bool:
         """Whether ``max_time`` has passed."""
         return self.limits.max_seconds is not None and self.seconds >= self.limits.max_seconds
+
+    def ends_accumulation(self, number: int) -> bool:
+        """Whether the training batch ends an accumulation of ``number`` batches, or the epoch."""
+        return self.is_last_batch or (self.batch_idx + 1) % number == 0
 
     def stop_requested(self, min_epochs: int, min_steps: int) -> bool:
         """Whether ``should_stop`` is set and the minimum of epochs and steps is reached."""

@@ -80,6 +80,7 @@ def run_fold(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan, fold: int,
     started = perf_counter()
     split = data.split(fold)
     nested = "fit_loop" in vars(fit_loop)
+    held_out_watched = plan.inner_split is None and not nested and not data.is_study
     seed = derive_seed("kfold", plan.seed, "fold", split.fold)
     study = data.training_data(split, seed, plan.inner_split, nested)
     scoring = data.scoring_data(split, seed)
@@ -92,14 +93,14 @@ def run_fold(trainer: Any, fit_loop: Loop, data: Any, plan: FoldPlan, fold: int,
         if keeper is not None:
             keeper.finish(trainer.module)
         with trainer.using_data(scoring):
-            scores = run.once("validate", lambda: trainer.evaluate("validate"))
+            prefix = "" if held_out_watched else "heldout/"  # what the fit validated on has the plain names
+            scores = run.once("validate", lambda: trainer.evaluate("validate", prefix))
             tested = run.once("test", lambda: trainer.evaluate("test")) if plan.test_each_fold else {}
             with trainer.indivisible():  # which saves: no result of a fold is there before a checkpoint is
                 found = run.once("predict", lambda: _predict(trainer, scoring, plan))
         weights = weights_of(trainer.module)
         left = LeftBehind.found_in(trainer.module, plan.start)
         threads = torch.get_num_threads()
-    held_out_watched = plan.inner_split is None and not nested and not data.is_study
     row = {
         "fold": split.fold, "repeat": repeat,
         "n_train": len(study.train_ids) if hasattr(study, "train_ids") else len(split.train),
