@@ -20,6 +20,7 @@ BASE = {
     "hooks",
     "hparams",
     "module",
+    "module_hooks",
     "named",
     "orphans",
     "paths",
@@ -45,7 +46,8 @@ MAY_IMPORT = {
     "profilers": {"errors"},
     "loops": BASE,
     "module": BASE - {"data"},
-    "data": {"errors", "hooks", "module", "seeding"},
+    "module_hooks": {"hooks"},
+    "data": {"errors", "hooks", "hparams", "module", "module_hooks", "seeding"},
     "hooks": {"errors"},
     "hparams": BASE,
     "errors": {"seeding"},
@@ -66,6 +68,7 @@ MAY_IMPORT = {
 UPWARD = {
     "seeding.py": "torchloops.trainer.engine.",  # Fabric seeds, and only the engine talks to Fabric
     "module.py": "torchloops.trainer.checkpoint_file.",  # load_from_checkpoint is a method of the module
+    "data/datamodule.py": "torchloops.trainer.checkpoint_file.",  # and of the data module
     "advanced/active_learning/annotated.py": "torchloops.vision.data.",  # from_folder reads pictures
 }
 """The few files that reach up, inside a function, and to what."""
@@ -108,6 +111,10 @@ def test_imports_point_one_way(file):
     assert not wrong, f"{unit} may not import {wrong}"
 
 
+OF_FABRIC = ["loggers/tensorboard.py", "module_hooks.py", "trainer/engine.py"]
+"""Who imports Fabric: its TensorBoard logger, its function that moves a batch, and for all the rest the engine."""
+
+
 def test_only_the_engine_imports_fabric():
     users = [
         str(file.relative_to(PACKAGE))
@@ -117,7 +124,7 @@ def test_only_the_engine_imports_fabric():
             for name in imported_names(file, with_type_checking=True)
         )
     ]
-    assert users == ["trainer/engine.py"]
+    assert users == OF_FABRIC
 
 
 def loaded_after(code: str) -> set[str]:

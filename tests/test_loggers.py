@@ -4,16 +4,23 @@ import argparse
 import cProfile
 import csv
 import io
+import pickle
+import sys
 from enum import IntEnum
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib import pyplot
+from PIL import Image
 
-from torchloops import loggers
-from torchloops.loggers import CSVLogger, PrefixedLogger
+from torchloops.errors import ConfigurationError
+from torchloops.loggers import CSVLogger, PrefixedLogger, csv_logger, experiment
+
+matplotlib.use("Agg")
 
 
 class Level(IntEnum):
@@ -75,9 +82,9 @@ def test_a_row_that_was_written_may_still_change(tmp_path):
 
 def test_the_file_is_written_anew_only_for_a_new_column(tmp_path, monkeypatch):
     written = []
-    replace = loggers.write_whole
+    replace = csv_logger.write_whole
     monkeypatch.setattr(
-        loggers, "write_whole", lambda path, *args, **kw: written.append(path) or replace(path, *args, **kw)
+        csv_logger, "write_whole", lambda path, *args, **kw: written.append(path) or replace(path, *args, **kw)
     )
     logger = CSVLogger(tmp_path)
     log_epochs(logger, range(4))
@@ -346,19 +353,101 @@ def test_every_hyperparameter_can_be_written(tmp_path, value, written):
 
 
 def test_names_that_lightning_code_uses(tmp_path):
-    logger = CSVLogger(tmp_path, name="history.csv")
-    assert (logger.name, logger.version, logger.log_dir) == ("history.csv", "", str(tmp_path))
-    assert logger.root_dir == logger.save_dir == str(tmp_path)
-    assert logger.experiment is logger
+    logger = CSVLogger(tmp_path)
+    assert (logger.name, logger.version) == ("", "")
+    assert logger.log_dir == logger.root_dir == logger.save_dir == str(tmp_path)
+    assert logger.experiment.save_dir == str(tmp_path)
+
+
+def test_folders_of_names_and_versions(tmp_path):
+    def folder(**arguments):
+        logger = CSVLogger(tmp_path, **arguments)
+        logger.log_metrics({"epoch": 0, "loss": 1.0}, 3)
+        logger.save()
+        assert logger.path.is_file()
+        return str(logger.path.parent.relative_to(tmp_path)), logger.version
+
+    assert folder(name="study") == ("study/version_0", 0)
+    assert folder(name="study") == ("study/version_1", 1)
+    assert folder(name="study", version=7) == ("study/version_7", 7)
+    assert folder(name="study") == ("study/version_8", 8)
+    assert folder(name="study", version="trial") == ("study/trial", "trial")
+    assert folder(version=3) == ("version_3", 3)
+    assert folder(name="") == ("version_4", 4)
+    with pytest.raises(ConfigurationError, match=r"the file is always metrics\.csv"):
+        CSVLogger(tmp_path, "history.csv")
+
+
+def test_prefix_and_flushing(tmp_path):
+    logger = CSVLogger(tmp_path, prefix="mine", flush_logs_every_n_steps=10)
+    written = []
+    for step in range(25):
+        logger.log_metrics({"epoch": 0, "loss": float(step)}, step)
+        written.append(table(tmp_path)[0]["mine-loss"] if logger.path.exists() else None)
+    assert written == [None] * 9 + ["9"] * 10 + ["19"] * 6
+    with pytest.raises(ConfigurationError, match="number of steps or None, got 0"):
+        CSVLogger(tmp_path, flush_logs_every_n_steps=0)
+
+
+# pictures and the like
+
+
+def play_experiment(experiment):
+    figure, axes = pyplot.subplots()
+    axes.plot([0, 1])
+    experiment.add_figure("curve", figure, 3)
+    experiment.add_image("val/a picture", torch.linspace(0, 1, 12).reshape(3, 2, 2), 5)
+    experiment.add_image("grey", np.array([[0, 255]], dtype=np.uint8), 1, dataformats="HW")
+    experiment.add_images("batch", torch.zeros(2, 1, 2, 2), 4)
+    experiment.add_scalar("lr", torch.tensor(0.5), 7)
+    experiment.add_scalars("both", {"a": 1, "b": 2.5}, 8)
+
+
+def test_pictures_lie_beside_the_file_where_there_is_no_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    logger = CSVLogger(tmp_path, "study")
+    play_experiment(logger.experiment)
+    assert not pyplot.get_fignums()
+    folder = tmp_path / "study" / "version_0" / "images"
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
+    assert found == {"curve/3.png", "val/a_picture/5.png", "grey/1.png", "batch/0/4.png", "batch/1/4.png"}
+    colours = np.asarray(Image.open(folder / "val" / "a_picture" / "5.png"))
+    expected = (np.linspace(0, 1, 12).reshape(3, 2, 2).transpose(1, 2, 0) * 255).round().astype(np.uint8)
+    assert np.array_equal(colours, expected)
+    assert np.asarray(Image.open(folder / "grey" / "1.png")).tolist() == [[0, 255]]
+    rows = (folder.parent / "scalars.csv").read_text().splitlines()
+    assert rows == ["tag,step,value", "lr,7,0.5", "both/a,8,1", "both/b,8,2.5"]
+    with pytest.raises(ConfigurationError, match="pip install tensorboard"):
+        logger.experiment.add_histogram("weights", torch.ones(3))
+    with pytest.raises(ConfigurationError, match="dataformats='CHW'"):
+        logger.experiment.add_image("flat", torch.ones(4))
+
+
+def test_tensorboard_gets_pictures_where_it_is_installed(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logger = CSVLogger(tmp_path)
+    play_experiment(logger.experiment)
+    logger.experiment.add_histogram("weights", torch.ones(3), 1)
+    logger.finalize("success")
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["images"]) == {"curve", "val/a picture", "grey", "batch"}
+    assert (tags["scalars"], tags["histograms"]) == (["lr"], ["weights"])
+    logger.experiment.close()
+    pickle.loads(pickle.dumps(logger)).experiment.add_scalar("lr", 1.0, 1)
 
 
 def test_other_processes_than_the_first_write_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(loggers, "_is_first_process", lambda: False)
+    for module in (csv_logger, experiment):
+        monkeypatch.setattr(module, "is_first_process", lambda: False)
     logger = CSVLogger(tmp_path)
     log_epochs(logger, range(2))
     logger.finalize("success")
     logger.log_hyperparams({"lr": 1})
+    play_experiment(logger.experiment)
     assert list(tmp_path.iterdir()) == []
+    pyplot.close("all")
 
 
 class Collecting:

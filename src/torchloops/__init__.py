@@ -36,7 +36,7 @@ _WHERE = {
     "PyTorchProfiler": "torchloops.profilers",
     "RichProgressBar": "torchloops.callbacks",
     "SimpleProfiler": "torchloops.profilers",
-    "TensorBoardLogger": "torchloops.trainer.engine",
+    "TensorBoardLogger": "torchloops.loggers",
     "Trainer": "torchloops.trainer",
     "TrainingBatchLoop": "torchloops.loops",
     "TrainingEpochLoop": "torchloops.loops",

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric import seed_everything as seed_everything
-from lightning_fabric.loggers import TensorBoardLogger as TensorBoardLogger
 from lightning_fabric.plugins.precision import Precision
 from lightning_fabric.strategies import SingleDeviceStrategy
 from lightning_fabric.utilities import move_data_to_device
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchloops.errors import ConfigurationError
 from torchloops.trainer.shares import share_of
 
-__all__ = ["Engine", "TensorBoardLogger", "seed_everything"]
+__all__ = ["Engine", "seed_everything"]
 
 
 class Engine:

@@ -64,6 +64,8 @@ class Lifecycle(Runs):
     data_changes: AttributeChanges | None = None
     resumed_from = None
     threads: int | None = None
+    _made_loggers: list[Any] = []  # noqa: RUF012  replaced, never changed
+    _made_folder: Path | None = None
     arguments_to_change: dict[str, Any] = {}  # noqa: RUF012  replaced, never changed
     arguments: dict[str, Any]
     returned_optimizers: ReturnedOptimizers
@@ -161,17 +163,28 @@ class Lifecycle(Runs):
             self.returned_optimizers = ReturnedOptimizers()
             self._callback_copies = CallbackCopies(self._configured_callbacks)
             directory = self._find_folder()
-            loggers = default_loggers(self._logger, directory)
+            loggers = self._made_loggers or default_loggers(self._logger, directory)
+            self._made_loggers, self._made_folder, self._has_fitted = [], None, True
             self._switch_run(Run(self, "", directory, self.run.state.fresh(), [*self._configured_callbacks], loggers))
             self._add_module_callbacks()
             check_state_keys(self.run.callbacks)
         else:
+            if not self._has_fitted and (self._made_loggers or self._logger is not True):
+                self.run.loggers = self._first_loggers()
             self._switch_run(self.run)
+
+    def _first_loggers(self) -> list[Any]:
+        """The loggers of the first fit, for those who ask before it: its folder is made for them."""
+        if not self._made_loggers:
+            if self._logger is True and self.is_global_zero:
+                self._made_folder = find_directory(self.default_root_dir, make=True)
+            self._made_loggers = default_loggers(self._logger, self._made_folder or self.run.dir)
+        return self._made_loggers
 
     def _find_folder(self) -> Path:
         """The folder of a fit that begins; one that writes works there alone until it ends."""
-        writes, folder = self.keeper.enabled or bool(self._logger), None
-        if self.is_global_zero:
+        writes, folder = self.keeper.enabled or bool(self._logger), self._made_folder
+        if self.is_global_zero and folder is None:
             folder = find_directory(self.default_root_dir, make=writes)
         folder = self.engine.broadcast(folder)
         if writes:

@@ -36,6 +36,8 @@ class TrainerView:
     profiler: Any
     resumed_from: Path | None
     _module: nn.Module | None
+    _first_loggers: Callable[[], list[Any]]
+    _has_fitted: bool = False
     _loops: dict[str, Any]
 
     @property
@@ -340,11 +342,13 @@ class TrainerView:
 
     @property
     def loggers(self) -> list[Any]:
-        return self.run.loggers
+        """Those of the current run; before the first fit, those that it will have."""
+        return self.run.loggers if self._has_fitted else self._first_loggers()
 
     @property
     def logger(self) -> Any:
-        return self.run.loggers[0] if self.run.loggers else None
+        """The first logger, or None."""
+        return next(iter(self.loggers), None)
 
     @property
     def ckpt_path(self) -> str | None:

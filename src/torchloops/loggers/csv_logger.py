@@ -1,22 +1,23 @@
-"""Loggers: a CSV file with one row an epoch, and a prefix for the loggers of inner runs."""
+"""CSVLogger: a CSV file with one row an epoch."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-import numpy as np
-
+from torchloops.errors import ConfigurationError
 from torchloops.files import given_path, sync_folder, write_whole
+from torchloops.loggers.experiment import Experiment
+from torchloops.loggers.hparams_file import as_dict, is_first_process, write_hparams
 from torchloops.schema import Either, check
 
-__all__ = ["CSVLogger", "PrefixedLogger"]
+__all__ = ["CSVLogger"]
 
 _FIRST_COLUMNS = ("epoch", "step")
 _STATE = {
@@ -38,8 +39,13 @@ class CSVLogger:
     columns from that, and writes the file anew from them, whatever has become of the file since.
 
     Args:
-        save_dir: folder of the file; it is made when there is something to write.
-        name: file name.
+        save_dir: folder of the file ``metrics.csv``, unless a name or a version says otherwise; it is made when there
+            is something to write.
+        name: folder inside ``save_dir``, with a folder ``version_0``, ``version_1``, ... for each logger.
+        version: the folder inside: a number N for ``version_N``, or its name. None: the next number that is free,
+            where there is a name.
+        prefix: before every name in the file, with a ``-`` between.
+        flush_logs_every_n_steps: also write whenever that many steps have passed; None: once an epoch.
 
     Attributes:
         row_an_epoch: True: what is logged per step comes at the end of an epoch too, as it was last.
@@ -48,9 +54,30 @@ class CSVLogger:
 
     row_an_epoch = True
 
-    def __init__(self, save_dir: str | Path, name: str = "metrics.csv") -> None:
+    def __init__(
+        self,
+        save_dir: str | Path,
+        name: str | None = None,
+        version: int | str | None = None,
+        prefix: str = "",
+        flush_logs_every_n_steps: int | None = None,
+    ) -> None:
         self.save_dir = str(given_path(save_dir, "save_dir"))
-        self.name = name
+        self.name = name or ""
+        self.prefix = prefix
+        self.flush_logs_every_n_steps = flush_logs_every_n_steps
+        if flush_logs_every_n_steps is not None and flush_logs_every_n_steps < 1:
+            raise ConfigurationError(
+                f"CSVLogger(flush_logs_every_n_steps=...) is a number of steps or None, got {flush_logs_every_n_steps}."
+            )
+        if self.name.endswith(".csv"):
+            raise ConfigurationError(
+                f"CSVLogger(name={name!r}): the file is always metrics.csv; the name is that of a folder around it."
+            )
+        self._version = version
+        self._has_version = name is not None or version is not None
+        self._flushed_at = 0
+        self._experiment: Experiment | None = None
         self._rows: list[dict[str, Any]] | None = None
         self._columns: list[str] = []
         self._columns_on_disk: list[str] = []
@@ -67,24 +94,32 @@ class CSVLogger:
     @property
     def path(self) -> Path:
         """The CSV file."""
-        return Path(self.save_dir, self.name)
+        return Path(self.log_dir, "metrics.csv")
 
     @property
-    def version(self) -> str:
-        """Empty: a run folder is its own version."""
-        return ""
+    def version(self) -> int | str:
+        """The number or name of the version; empty where there is neither name nor version."""
+        if self._version is None:
+            self._version = _next_version(Path(self.root_dir)) if self._has_version else ""
+        return self._version
 
     @property
     def root_dir(self) -> str:
-        """Folder of the file."""
-        return self.save_dir
-
-    log_dir = root_dir
+        """Folder of all versions."""
+        return os.path.join(self.save_dir, self.name) if self.name else self.save_dir
 
     @property
-    def experiment(self) -> CSVLogger:
-        """This logger."""
-        return self
+    def log_dir(self) -> str:
+        """Folder of the file."""
+        version = f"version_{self.version}" if isinstance(self.version, int) else self.version
+        return os.path.join(self.root_dir, version) if version else self.root_dir
+
+    @property
+    def experiment(self) -> Experiment:
+        """What takes pictures and the like beside the file, as of TensorBoard's ``SummaryWriter``."""
+        if self._experiment is None:
+            self._experiment = Experiment(self)
+        return self._experiment
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -99,6 +134,8 @@ class CSVLogger:
             metrics: numbers by name. ``"epoch"`` says which row; without it they go to the last row.
             step: optimizer step; a column of its own.
         """
+        if self.prefix:
+            metrics = {name if name == "epoch" else f"{self.prefix}-{name}": metrics[name] for name in metrics}
         epoch = metrics.get("epoch")
         if epoch is None or epoch != self._running_epoch:
             self._running_row = self._row_of(None if epoch is None else int(epoch))
@@ -108,18 +145,17 @@ class CSVLogger:
         if step is not None:
             row["step"] = step
         self._changed = True
+        every = self.flush_logs_every_n_steps
+        if every is not None and step is not None and (step + 1) // every != self._flushed_at:
+            self._flushed_at = (step + 1) // every
+            self.save()
 
     def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
         """Write hyper-parameters to ``hparams.yaml``; what YAML does not know is written as text."""
-        import yaml
-
-        if not _is_first_process():
+        if not is_first_process():
             return
-        given = params if isinstance(params, Mapping) else vars(params) if params is not None else {}
-        text = yaml.safe_dump(_plain({**given, **kwargs}), sort_keys=False, allow_unicode=True)
         try:
-            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-            write_whole(Path(self.save_dir, "hparams.yaml"), text.encode(), durable=False)
+            write_hparams(self.log_dir, as_dict(params, kwargs))
         except OSError as error:
             self._warn(error)
 
@@ -155,10 +191,10 @@ class CSVLogger:
         if not self._changed:
             return
         self._add_columns()
-        if not _is_first_process():
+        if not is_first_process():
             return
         try:
-            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+            Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             if self._columns != self._columns_on_disk or not self._file_is_as_left():
                 self._write_all()
             else:
@@ -177,11 +213,13 @@ class CSVLogger:
     def finalize(self, status: str = "success") -> None:
         """Write what is not written yet, so that it outlives a power cut; more may be logged after."""
         self.save()
-        if self._columns_on_disk and _is_first_process() and self.path.is_file():
+        if self._columns_on_disk and is_first_process() and self.path.is_file():
             try:
                 _flush_to_disk(self.path)
             except OSError as error:
                 self._warn(error)
+        if self._experiment is not None:
+            self._experiment.flush()
 
     # rows
 
@@ -263,44 +301,9 @@ class CSVLogger:
         return _csv_line(_as_text(row.get(name)) for name in self._columns)
 
 
-class PrefixedLogger:
-    """Forwards to another logger, with a prefix before every name: the logger of an inner run.
-
-    Args:
-        logger: the logger that writes.
-        prefix: for instance ``"round_3/"``.
-    """
-
-    def __init__(self, logger: Any, prefix: str) -> None:
-        self.logger = logger
-        self.prefix = prefix
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Forward values under the prefix."""
-        self.logger.log_metrics({f"{self.prefix}{name}": value for name, value in metrics.items()}, step)
-
-    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the outermost run has logged them."""
-
-    def save(self) -> None:
-        """Have the other logger write."""
-        self.logger.save()
-
-    def finalize(self, status: str = "success") -> None:
-        """Have the other logger write; it stays open for the runs that follow."""
-        self.logger.save()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the state of the other logger belongs to the outer run."""
-        return {}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Nothing, as `state_dict`."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("logger", "prefix") or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.logger, name)
+def _next_version(folder: Path) -> int:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max([-1, *(int(found[1]) for name in names if (found := re.fullmatch(r"version_(\d+)", name)))]) + 1
 
 
 def _epoch_of(row: Mapping[str, Any]) -> int:
@@ -343,23 +346,3 @@ def _flush_to_disk(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     sync_folder(path.parent)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, type | FunctionType | BuiltinFunctionType):
-        return f"{value.__module__}.{value.__qualname__}"
-    kinds = (bool, int, float, str)  # YAML refuses classes of one's own that are such
-    kind: Any = next((kind for kind in kinds if isinstance(value, kind)), None if value is None else str)
-    return value if kind is None else kind(value)
-
-
-def _is_first_process() -> bool:
-    from torch import distributed
-
-    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
