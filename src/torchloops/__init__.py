@@ -14,6 +14,7 @@ _WHERE = {
     "ActiveLearningLoop": "torchloops.advanced.active_learning",
     "CSVLogger": "torchloops.loggers",
     "Callback": "torchloops.callbacks",
+    "CombinedLoader": "torchloops.trainer.combined",
     "DataModule": "torchloops.data",
     "EarlyStopping": "torchloops.callbacks",
     "EvaluationEpochLoop": "torchloops.loops",

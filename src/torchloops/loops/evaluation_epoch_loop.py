@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torchloops.hooks import ANY_NUMBER, number_of_parameters
 from torchloops.loops.loop import Loop
+from torchloops.loops.step import OneBatch, takes_iterator
 
 if TYPE_CHECKING:
     from torchloops.trainer.data import Batches
 
-__all__ = ["EvaluationEpochLoop"]
+__all__ = ["EvaluationEpochLoop", "warn_of_none"]
 
 
 class EvaluationEpochLoop(Loop):
@@ -44,6 +46,10 @@ class EvaluationEpochLoop(Loop):
         state = bound.state
         state.in_batch = True
         batch = bound.next_batch()
+        if batch is None:
+            warn_of_none(bound.places[1].partition("_")[0])
+            state.in_batch = False
+            return
         if bound.move is not None:
             batch = bound.move(batch, dataloader_idx)
         results = bound.results
@@ -80,6 +86,15 @@ class EvaluationEpochLoop(Loop):
         self._bound.batches.end_epoch()
         self._bound = None
         return kept
+
+
+def warn_of_none(what: str) -> None:
+    """Say that the data have a batch less."""
+    warnings.warn(
+        f"The {what} data loader gave None for a batch, which is left out: no step and no hook of a batch is called. "
+        "If that was not meant, see what its collate_fn returns.",
+        stacklevel=3,
+    )
 
 
 class _BoundEvaluation:
@@ -134,6 +149,9 @@ def _step(trainer: Any, name: str, several_loaders: bool) -> tuple[Any, bool]:
     if not hasattr(trainer.module, name):  # a plain nn.Module predicts by its forward pass
         forward = trainer.engine.step_function("__call__")
         return lambda batch, batch_idx: forward(batch), False
+    if takes_iterator(getattr(trainer.module, name)):
+        call = trainer.timed(name, trainer.engine.step_function(name))
+        return lambda batch, batch_idx, dataloader_idx: call(OneBatch(batch, batch_idx, dataloader_idx)), True
     takes = number_of_parameters(getattr(trainer.module, name))
     step = trainer.timed(name, trainer.engine.step_function(name))
     if takes == 1:

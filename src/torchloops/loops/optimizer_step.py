@@ -129,6 +129,8 @@ class OptimizerStep:
             progress.current = 1
             progress.total += 1
         due = self.accumulate == 1 or self.is_due(batch_idx)
+        if batch is None:
+            return self.leave_out(due)
         if due and self.takes_closure:
             self.has_computed = False
             self.step(partial(self.closure, batch, batch_idx))
@@ -145,6 +147,20 @@ class OptimizerStep:
             self.step()
             self.starts = True
             if self.counts_steps:
+                self.state.global_step += 1
+        return self.output
+
+    def leave_out(self, due: bool) -> dict[str, Any]:
+        """What comes of a batch that the loader gave as None: a step with what was gathered before, if it is due."""
+        self.output = {}
+        if due and not self.starts:
+            if self.takes_closure:
+                self.step(self.make_ready)
+            else:
+                self.make_ready()
+                self.step()
+            self.starts = True
+            if self.counts_steps and not self.takes_closure:
                 self.state.global_step += 1
         return self.output
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
+from torchloops.loops.evaluation_epoch_loop import warn_of_none
 from torchloops.loops.evaluation_loop import EvaluationLoop, run_evaluation
 from torchloops.loops.loop import Loop
 from torchloops.loops.training_batch_loop import TrainingBatchLoop
@@ -134,6 +137,9 @@ class TrainingEpochLoop(Loop):
         results.size = None
         state.batch_idx = batch_idx
         state.is_last_batch = batch_idx + 1 >= bound.num_batches or batches.last
+        if batch is None:
+            bound.leave_out(batch_idx)
+            return
         if bound.on_batch_start is not None:
             results.place = "on_train_batch_start"
             refused = _refuses(bound.on_batch_start, batch, batch_idx)
@@ -154,7 +160,9 @@ class TrainingEpochLoop(Loop):
         state = bound.state
         state.is_behind_step = state.ends_accumulation(bound.accumulate) if bound.accumulate > 1 else True
         state.batches_that_stepped += state.is_behind_step
-        if bound.on_batch_end is not None:
+        if bound.left_out:
+            bound.left_out = False
+        elif bound.on_batch_end is not None:
             outputs, batch = bound.outputs, bound.batch
             bound.in_batch_end = True
             bound.results.place = "on_train_batch_end"
@@ -184,6 +192,7 @@ class TrainingEpochLoop(Loop):
         ):
             trainer.module.on_validation_model_zero_grad()
         run_evaluation(self.val_loop, "validate")
+        state.validated = time.monotonic()
         self._validation_is_due = False
         self.trainer.run.enter_stage("train")
 
@@ -232,6 +241,7 @@ class _BoundEpoch:
         "counts_over_epochs",
         "has_deadline",
         "in_batch_end",
+        "left_out",
         "log_every",
         "log_step",
         "max_steps",
@@ -257,7 +267,7 @@ class _BoundEpoch:
         self.state = run.state
         self.results = run.results_for("train")
         self.batches = batches
-        self.in_batch_end = self.at_limit = False
+        self.in_batch_end = self.at_limit = self.left_out = False
         self.num_batches = batches.num_batches
         self.max_steps = float("inf") if loop.max_steps == -1 else loop.max_steps
         self.min_steps, self.min_epochs = (
@@ -283,6 +293,17 @@ class _BoundEpoch:
         self.total_before = loop.progress.total - loop.progress.current
         self.outputs = self.batch = None
 
+    def leave_out(self, batch_idx: int) -> None:
+        """Pass over a batch that the loader gave as None, and step where it ends an accumulation."""
+        warn_of_none("training")
+        state, steps_before = self.state, self.state.global_step
+        if self.accumulate > 1 and state.ends_accumulation(self.accumulate):
+            self.run_batch(None, batch_idx)
+        if self.schedule is not None and state.global_step > steps_before:
+            self.schedule()
+        self.left_out = True
+        state.in_batch = False
+
     def is_log_due(self) -> bool:
         """Whether loggers get the values of the batch that ended: batches count after which the optimizers stepped."""
         state = self.state
@@ -295,13 +316,15 @@ class _BoundEpoch:
             return False
         if self.state.should_stop and self.state.stop_requested(self.min_epochs, self.min_steps):
             return True
+        if isinstance(every, timedelta):
+            return time.monotonic() - self.state.validated >= every.total_seconds()
         if every == float("inf"):
             return self.state.is_last_batch
         return (done + self.total_before if self.counts_over_epochs else done) % every == 0
 
 
-def _validation_interval(trainer: Trainer, val_loop: Loop, num_batches: float) -> float | None:
-    """Batches between two validations; infinite: at the end of the epoch; None: none in this epoch.
+def _validation_interval(trainer: Trainer, val_loop: Loop, num_batches: float) -> float | timedelta | None:
+    """Batches or time between two validations; infinite: at the end of the epoch; None: none in this epoch.
 
     Raises:
         ConfigurationError: a share of an epoch whose length is unknown, or more batches than an epoch has.
@@ -309,6 +332,8 @@ def _validation_interval(trainer: Trainer, val_loop: Loop, num_batches: float) -
     every_epoch, interval = trainer.check_val_every_n_epoch, trainer.val_check_interval
     if val_loop.skip or (every_epoch is not None and (trainer.current_epoch + 1) % every_epoch):
         return None
+    if isinstance(interval, timedelta):
+        return interval
     if isinstance(interval, float):
         if interval == 1.0:
             return float("inf")

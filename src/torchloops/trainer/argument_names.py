@@ -28,7 +28,7 @@ NOT_HERE = {
     "ipus": "give accelerator= and devices=",
     "log_gpu_memory": "log torch.cuda.max_memory_allocated() in a callback",
     "move_metrics_to_cpu": "leave it out: logged values stay on their device until they are read",
-    "multiple_trainloader_mode": "give one loader, over a ConcatDataset or over samples of all of them",
+    "multiple_trainloader_mode": "give CombinedLoader({...}, mode) as the training loader",
     "num_processes": "give devices=",
     "prepare_data_per_node": "leave it out: prepare_data runs once on every node",
     "process_position": "give a RichProgressBar among the callbacks",

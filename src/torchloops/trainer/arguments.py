@@ -30,6 +30,7 @@ __all__ = [
     "find_directory",
     "inner_loggers",
     "make_limits",
+    "parse_interval",
 ]
 
 
@@ -76,6 +77,22 @@ def _seconds(max_time: Any) -> float | None:
     return float(max_time)
 
 
+def parse_interval(given: Any) -> tuple[Any, list[str]]:
+    """``val_check_interval``, a time in any form as a timedelta, and a line if it is wrong."""
+    if not isinstance(given, timedelta | dict | str):
+        return given, []
+    try:
+        seconds = _seconds(given) or 0.0
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if seconds > 0:
+        return timedelta(seconds=seconds), []
+    return 1.0, [
+        f'val_check_interval as a time is a timedelta above 0, a dict of its arguments, or a text "DD:HH:MM:SS", got '
+        f"{given!r}."
+    ]
+
+
 def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and value >= 0 and not (isinstance(value, float) and value > 1.0)
 
@@ -92,7 +109,9 @@ def check_limits(trainer: Trainer, wrong: list[str]) -> None:
     """
     names = {"train": "train", "validate": "val", "test": "test", "predict": "predict"}
     shares = {f"limit_{name}_batches": trainer.limit_batches[stage] for stage, name in names.items()}
-    shares |= {"overfit_batches": trainer.overfit_batches, "val_check_interval": trainer.val_check_interval}
+    shares["overfit_batches"] = trainer.overfit_batches
+    interval = trainer.val_check_interval
+    shares |= {} if isinstance(interval, timedelta) else {"val_check_interval": interval}
     wrong += [
         f"{name} is a number of batches (int, 0 or more) or a share of them (float, 0.0 to 1.0), got {value!r}."
         for name, value in shares.items()

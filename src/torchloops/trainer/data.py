@@ -15,6 +15,7 @@ from torchloops.data.fingerprint import check_same, describe_loader
 from torchloops.data.source import draws_nothing
 from torchloops.errors import DataError, ResumeWarning, taking_back
 from torchloops.seeding import derive_seed, random_state, restore_random_state
+from torchloops.trainer.combined import is_combined
 from torchloops.trainer.generators import isolated
 from torchloops.trainer.loaders import gives_what_it_says, number_of_batches
 from torchloops.trainer.object_state import FirstSeen, Objects, restore_states, states_of
@@ -44,6 +45,7 @@ class Batches:
         limit: at most so many batches (int) or this share of them (float).
         name: of the data in messages.
         seen: what the objects in the data were when the fit began; None: as they are now.
+        stream: another number for loaders whose samples are to be loaded with other random numbers.
 
     Attributes:
         num_batches: batches an epoch has; infinite where the loader does not say.
@@ -57,11 +59,13 @@ class Batches:
         limit: float | int | None = None,
         name: str = "training data",
         seen: FirstSeen | None = None,
+        stream: int = 0,
     ) -> None:
         self.loader = loader
         self.name = name
         self.num_batches = number_of_batches(loader, limit)
         length = number_of_batches(loader)
+        self._streams = (stream,) if stream else ()
         self._limited = limit is not None and self.num_batches < length
         self._next_epoch = 0
         self.last = False
@@ -92,7 +96,7 @@ class Batches:
         names = ("dataset", "collate_fn") if is_loader else ()
         data = {name: getattr(source, name, None) for name in names}
         order = {name: getattr(source, name, None) for name in ("sampler", "batch_sampler")} if is_loader else {}
-        if not is_loader and not isinstance(source, list | tuple):
+        if not is_loader and not isinstance(source, list | tuple) and not is_combined(source):
             order = {"loader": source}
         if self._indexed is None and not self._stateful:
             data, order = {}, {**order, **data}
@@ -114,6 +118,11 @@ class Batches:
         if self._given is not None:
             self._given += 1
         return batch
+
+    @property
+    def is_inside_epoch(self) -> bool:
+        """Whether the next iterator goes on with an epoch that was cut."""
+        return bool(self._goes_on_at)
 
     def arrive(self) -> None:
         """Say that a resumed run is where it was: who asks for an iterator now, begins an epoch."""
@@ -145,6 +154,11 @@ class Batches:
         self._iterator = iterator if self._has_length else self._look_ahead(iterator, skip)
         return self._iterator
 
+    def note_first_draw(self) -> None:
+        """Say that the order of the epoch is drawn now, after others have drawn since the epoch began."""
+        if self._epoch_start is not None:
+            self._epoch_start["drawn_from"] = random_state()
+
     def end_epoch(self) -> None:
         """Exhaust the iterator of a whole epoch, as a ``for`` statement does.
 
@@ -159,6 +173,8 @@ class Batches:
         self._taken, self._reading, self._iterator = self._count_taken(), None, iter(())
         if self._own is not None:
             self._own._iterator = None
+        if is_combined(self._source):
+            self._source.reset()
 
     def rewind(self) -> None:
         """Put the loader's own generators, and what else has a state, back to where the epoch began."""
@@ -234,7 +250,7 @@ class Batches:
             "objects": self._ordering.states(_EVERYTHING),
             "changed": self._ordering.states(),
             "states": self._states(),
-            "seed": derive_seed(seed, "data", epoch),
+            "seed": derive_seed(seed, "data", epoch, *self._streams),
         }
 
     def _resume(self, epoch: int, skip: int) -> Iterator[Any]:
@@ -246,7 +262,7 @@ class Batches:
             self._states_are_loaded = False  # they are those of the epoch's start
         restore_random_state(self._epoch_start["random"])
         self._restore_start(self._epoch_start)
-        seed = self._epoch_start.get("seed", derive_seed(torch.initial_seed(), "data", epoch))
+        seed = self._epoch_start.get("seed", derive_seed(torch.initial_seed(), "data", epoch, *self._streams))
         iterator = self._begin(seed, skip)
         restore_random_state(now)
         return iterator
@@ -287,6 +303,8 @@ class Batches:
         if workers and loader.persistent_workers and not self._stateful:  # they would not start over after a resume
             loader = self._own = loader_over(loader, None) if self._own is None else self._own
         iterator = self._reading = iter(loader)
+        if skip:
+            self._restore_first_draw()
         indexed = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
         if not (workers or indexed or self._stateful or isinstance(loader, list | tuple)):
             iterator = isolated(iterator, seed)
@@ -311,8 +329,14 @@ class Batches:
         again = own.persistent_workers and own.num_workers > 0 and own._iterator is not None
         order.begin(seed, skip, loaded=samplers_have_state and self._states_are_loaded, redraw=again)
         self._reading = iter(own)
+        if skip:
+            self._restore_first_draw()
         order.catch_up()
         return self._reading
+
+    def _restore_first_draw(self) -> None:
+        if self._epoch_start is not None and "drawn_from" in self._epoch_start:
+            restore_random_state(self._epoch_start["drawn_from"])
 
     def _leave_epoch(self) -> None:
         """Put the loader's generators to where the epoch was left, if workers have asked for batches ahead of it."""
@@ -327,6 +351,7 @@ class Batches:
         restore_states(generators, self._epoch_start["loader"])
         indices = iter(loader.batch_sampler if loader.batch_sampler is not None else loader.sampler)
         draw_base_seed(loader.generator)
+        self._restore_first_draw()
         next(islice(indices, taken - 1, taken), None)
         restore_random_state(now)
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from torchloops.errors import ConfigurationError
+from torchloops.trainer.combined import is_combined
 from torchloops.trainer.shares import share_of
 
 __all__ = ["Engine", "seed_everything"]
@@ -155,7 +156,11 @@ class Engine:
             use_distributed_sampler: False: it gives shares by itself.
             evaluates: have each sample once, if some processes then have a batch less; else as many in each.
         """
-        if self.world_size == 1 or not isinstance(loader, DataLoader):
+        if self.world_size == 1:
+            return loader
+        if is_combined(loader):
+            return loader.mapped(lambda one: self.setup_loader(one, use_distributed_sampler))
+        if not isinstance(loader, DataLoader):
             return loader
         if evaluates and use_distributed_sampler:
             share = share_of(loader, self.global_rank, self.world_size)

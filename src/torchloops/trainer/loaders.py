@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.trainer.combined import CombinedLoader, holds_loaders, is_combined, ours
 
 __all__ = ["as_loaders", "gives_what_it_says", "is_known_sampler", "number_of_batches"]
 
@@ -44,6 +45,8 @@ def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
 
 def gives_what_it_says(loader: Any) -> bool:
     """Whether a loader is sure to have as many batches as its length says: a list, or torch's with torch's samplers."""
+    if is_combined(loader):
+        return all(map(gives_what_it_says, loader.flattened))
     if not isinstance(loader, DataLoader):
         return isinstance(loader, list | tuple)
     if isinstance(loader.dataset, IterableDataset):
@@ -57,18 +60,29 @@ def is_known_sampler(sampler: Any) -> bool:
     return isinstance(sampler, list | tuple | range) or type(sampler).__module__.partition(".")[0] in _KNOWN
 
 
-def as_loaders(given: Any) -> list[Any]:
+def as_loaders(given: Any, training: bool = False) -> list[Any]:
     """A list of loaders from one loader, a list or dict of them, or None (or an empty one); a data set is refused.
+
+    Args:
+        given: these.
+        training: several loaders become one that gives a batch of each.
 
     Raises:
         DataError: not iterable, or a data set instead of a loader.
     """
     if given is None or (isinstance(given, list | tuple | Mapping) and not given):
         return []
+    if is_combined(given):
+        combined = ours(given)
+        for loader in combined.flattened:
+            as_loaders(loader)
+        return combined.flattened if combined.mode == "sequential" and not training else [combined]
+    if training and (isinstance(given, Mapping) or (isinstance(given, list | tuple) and holds_loaders(given))):
+        return as_loaders(CombinedLoader(given, "max_size_cycle"), training)
     if isinstance(given, Mapping):
         loaders = list(given.values())
     else:
-        loaders = list(given) if isinstance(given, list | tuple) and _holds_loaders(given) else [given]
+        loaders = list(given) if isinstance(given, list | tuple) and holds_loaders(given) else [given]
     for loader in loaders:
         iterable = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
         if not iterable or isinstance(loader, str | bytes):
@@ -82,15 +96,3 @@ def as_loaders(given: Any) -> list[Any]:
                 "Wrap it: torch.utils.data.DataLoader(dataset, batch_size=...)."
             )
     return loaders
-
-
-def _holds_loaders(items: Any) -> bool:
-    """Whether a list holds loaders rather than batches: its items are iterable and no tensors or tuples of them."""
-    return bool(items) and all(
-        isinstance(item, DataLoader) or (hasattr(item, "__iter__") and hasattr(item, "__len__") and _is_batches(item))
-        for item in items
-    )
-
-
-def _is_batches(item: Any) -> bool:
-    return isinstance(item, list) and bool(item) and isinstance(item[0], list | tuple | dict)

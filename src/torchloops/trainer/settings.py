@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,9 +39,13 @@ def collect_settings(trainer: Lifecycle) -> dict[str, Any]:
     return {
         "precision": trainer.engine.precision,
         "number of processes": trainer.world_size,
-        **{name: trainer.arguments[name] for name in _ARGUMENTS},
+        **{name: _as_plain(trainer.arguments[name]) for name in _ARGUMENTS},
         **{f"hyper-parameter {name}": value for name, value in hparams.items() if name not in _FREE},
     }
+
+
+def _as_plain(argument: Any) -> Any:
+    return str(argument) if isinstance(argument, timedelta) else argument
 
 
 def hyperparameters_of(module: Any) -> dict[str, Any]:

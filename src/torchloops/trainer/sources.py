@@ -10,6 +10,7 @@ from typing import Any
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
+from torchloops.trainer.combined import is_combined
 from torchloops.trainer.loaders import as_loaders, number_of_batches
 from torchloops.trainer.object_state import FirstSeen, restore_states, states_of
 from torchloops.trainer.position import own_generators
@@ -87,21 +88,16 @@ class DataSources:
         return self._find(stage, module)
 
     def _find(self, stage: str, module: Any) -> list[Any]:
-        if self.given.get(stage) is not None:
-            loaders = as_loaders(self.given[stage])
-        else:
+        given = self.given.get(stage)
+        if given is None:
             owner, hook = self.datamodule if self.datamodule is not None else module, LOADER_HOOKS[stage]
-            loaders = as_loaders(getattr(owner, hook)()) if is_overridden(owner, hook) else []
-        if stage == "train" and len(loaders) > 1:
-            raise ConfigurationError(
-                f"Training takes one data loader, got {len(loaders)}. Combine the data sets "
-                "(torch.utils.data.ConcatDataset), or give a loader whose batches hold an item of each."
-            )
-        return loaders
+            given = getattr(owner, hook)() if is_overridden(owner, hook) else None
+        return as_loaders(given, training=stage == "train")
 
     def _first_batches(self, loader: Any) -> list[Any]:
         """The first batches of a loader, kept; a resumed run draws the same ones."""
-        own = own_generators(loader)
+        loaders = enumerate(loader.flattened if is_combined(loader) else [loader])
+        own = {f"{at or ''}{name}": found for at, one in loaders for name, found in own_generators(one).items()}
         with isolated_generators():
             saved = self.first_batches_drawn_from
             if saved is None:

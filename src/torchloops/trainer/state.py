@@ -47,6 +47,7 @@ class TrainerState:
             have changed.
         in_epoch: an epoch of training is running, its end hooks included.
         min_epochs: epochs before ``should_stop`` is heeded, where the running fit loop has its own; else None.
+        validated: when the last validation ended, or the run began, by ``time.monotonic``.
     """
 
     current_epoch: int = 0
@@ -64,6 +65,7 @@ class TrainerState:
     min_epochs: int | None = None
     limits: Limits = field(default_factory=Limits)
     started: float = field(default_factory=time.monotonic)
+    validated: float = field(default_factory=lambda: time.monotonic())
     seconds_before: float = 0.0
 
     def fresh(self) -> TrainerState:

@@ -14,7 +14,7 @@ from torchloops.files import given_path
 from torchloops.loops import EvaluationLoop, FitLoop, Loop, PredictionLoop
 from torchloops.profilers import make_profiler
 from torchloops.trainer.argument_names import takes_none_and_explains
-from torchloops.trainer.arguments import add_model_summary, check_limits, default_callbacks, make_limits
+from torchloops.trainer.arguments import add_model_summary, check_limits, default_callbacks, make_limits, parse_interval
 from torchloops.trainer.checkpoint import collect_checkpoint
 from torchloops.trainer.checkpoint_file import write_checkpoint
 from torchloops.trainer.engine import Engine
@@ -50,7 +50,8 @@ class Trainer(Lifecycle):
             at most (int), or the share of them (float). Default: all.
         fast_dev_run: run this many batches (True: 1) of each stage once, without loggers and checkpoints.
         overfit_batches: train and validate on these first training batches (int, or float share); 0: off.
-        val_check_interval: validate after every so many batches (int) or this share of an epoch (float).
+        val_check_interval: validate after every so many batches (int) or this share of an epoch (float), or when this
+            time has passed since the last validation (a timedelta, a dict of its arguments, or "DD:HH:MM:SS").
         check_val_every_n_epoch: validate in every n-th epoch; None: count batches over epochs.
         num_sanity_val_steps: validation batches tried before training; -1: all.
         log_every_n_steps: batches between two values for loggers.
@@ -110,7 +111,7 @@ class Trainer(Lifecycle):
         limit_predict_batches: int | float | None = None,
         fast_dev_run: int | bool = False,
         overfit_batches: int | float = 0,
-        val_check_interval: int | float = 1.0,
+        val_check_interval: int | float | timedelta | dict[str, Any] | str = 1.0,
         check_val_every_n_epoch: int | None = 1,
         num_sanity_val_steps: int = 2,
         log_every_n_steps: int = 50,
@@ -135,6 +136,8 @@ class Trainer(Lifecycle):
     ) -> None:
         callbacks = list(callbacks) if isinstance(callbacks, Iterator) else callbacks
         self.arguments = {name: value for name, value in locals().items() if name != "self"}
+        interval, wrong_interval = parse_interval(val_check_interval)
+        self.arguments["val_check_interval"] = interval
         fast = int(fast_dev_run)
         self.limit_batches = {
             "train": fast or limit_train_batches,
@@ -145,7 +148,7 @@ class Trainer(Lifecycle):
         }
         self.fast_dev_run = fast
         self.overfit_batches = overfit_batches
-        self.val_check_interval = 1.0 if fast else val_check_interval
+        self.val_check_interval: int | float | timedelta = 1.0 if fast else interval
         self.check_val_every_n_epoch = 1 if fast else check_val_every_n_epoch
         self.num_sanity_val_steps = 0 if fast or overfit_batches else num_sanity_val_steps
         self.log_every_n_steps = log_every_n_steps
@@ -163,6 +166,7 @@ class Trainer(Lifecycle):
         self.default_root_dir = default_root_dir
         root = Path("runs") if default_root_dir is None else given_path(default_root_dir, "default_root_dir")
         limits, wrong = make_limits(max_epochs, max_steps, min_epochs, min_steps, max_time, fast)
+        wrong += wrong_interval
         check_limits(self, wrong)
         self.engine = Engine(accelerator, devices, num_nodes, strategy, precision, plugins, sync_batchnorm)
         self._configured_callbacks = default_callbacks(callbacks, enable_progress_bar, enable_checkpointing, bool(fast))

@@ -16,6 +16,7 @@ from torchloops.loops import EvaluationLoop, Loop
 from torchloops.loops.checks import check_is_loop
 from torchloops.loops.tree import draw_tree
 from torchloops.profilers import timed
+from torchloops.trainer.combined import is_combined
 from torchloops.trainer.data import Batches
 from torchloops.trainer.engine import Engine
 from torchloops.trainer.run import Run
@@ -230,7 +231,9 @@ class TrainerView:
 
     @property
     def train_dataloader(self) -> Any:
-        return self.run.train_batches.loader
+        """The training loader, or the several of them as they were given."""
+        loader = self.run.train_batches.loader
+        return loader.iterables if is_combined(loader) else loader
 
     @property
     def val_dataloaders(self) -> Any:
