@@ -28,6 +28,7 @@ __all__ = [
     "DamagedCheckpointError",
     "DataError",
     "MissingDependencyError",
+    "PossibleUserWarning",
     "ResumeWarning",
     "TorchloopsError",
     "WaitingForLabels",
@@ -97,6 +98,10 @@ def _differ(one: Any, other: Any) -> bool:
         return bool(one != other) and repr(one) != repr(other)  # a number that is not one is no other
     except (RuntimeError, ValueError):  # tensors inside
         return repr(one) != repr(other)
+
+
+class PossibleUserWarning(UserWarning):
+    """Something looks as if it was forgotten, and may be meant."""
 
 
 def require(package: str, *, extra: str, needed_by: str) -> ModuleType:

@@ -20,9 +20,14 @@ def given_path(path: str | os.PathLike[str], name: str) -> Path:
         name: of the argument, for the message.
 
     Raises:
-        ConfigurationError: the path is empty.
+        ConfigurationError: the path is empty, or an address such as ``s3://...``.
     """
     text = os.fspath(path)
+    if "://" in text:
+        raise ConfigurationError(
+            f"{name}={text!r} is an address of a storage, and files are written to and read from folders only. Give a "
+            "folder, mount the storage, or copy files there in a logger's after_save_checkpoint(callback)."
+        )
     if not text:
         raise ConfigurationError(f'{name} is an empty path. Name a file or folder; "." is the working folder.')
     return Path(os.path.expanduser(text))

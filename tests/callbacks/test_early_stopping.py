@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from torchloops.callbacks import EarlyStopping
+from torchloops.callbacks import EarlyStopping, EarlyStoppingReason
 from torchloops.errors import ConfigurationError
 from torchloops.testing import TinyClassifier, random_loader
 from torchloops.trainer import Trainer
@@ -48,7 +48,8 @@ def test_what_it_remembers_of_a_stop(trainer):
     epochs_until_stop(trainer, callback, [3.0, 1.5, 2.0, 2.0])
     assert (callback.wait_count, callback.stopped_epoch) == (2, 3)
     assert callback.best_score.item() == 1.5
-    assert callback.stopping_reason == "loss has not got better than 1.5 in the last 2 checks."
+    assert callback.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
+    assert callback.stopping_reason_message == "loss has not got better than 1.5 in the last 2 checks."
 
 
 def test_a_missing_value_is_an_error_that_names_what_was_logged(trainer):
@@ -75,7 +76,7 @@ def test_state_survives_a_resume_and_a_new_fit_starts_over(trainer):
     assert trainer.should_stop
     assert resumed.wait_count == 3
     resumed.setup(trainer, None, "fit")
-    assert (resumed.wait_count, resumed.best_score.item(), resumed.stopping_reason) == (0, math.inf, None)
+    assert (resumed.wait_count, resumed.best_score.item(), resumed.stopping_reason_message) == (0, math.inf, None)
 
 
 def test_it_checks_at_every_validation_where_there_are_several_an_epoch(trainer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from enum import Enum
 from typing import Any
 
 import torch
@@ -19,11 +20,21 @@ from torchloops.callbacks.monitoring import (
 from torchloops.errors import ConfigurationError
 from torchloops.schema import COUNT, check, scalar
 
-__all__ = ["EarlyStopping"]
+__all__ = ["EarlyStopping", "EarlyStoppingReason"]
 
 _STATE = {"best_score": scalar, "wait_count": COUNT, "stopped_epoch": COUNT, "stopping_reason": str | None}
 
 _log = logging.getLogger("torchloops")
+
+
+class EarlyStoppingReason(Enum):
+    """Why `EarlyStopping` ended a fit."""
+
+    NOT_STOPPED = 0
+    STOPPING_THRESHOLD = 1
+    DIVERGENCE_THRESHOLD = 2
+    PATIENCE_EXHAUSTED = 3
+    NON_FINITE_METRIC = 4
 
 
 class EarlyStopping(Callback):
@@ -51,7 +62,8 @@ class EarlyStopping(Callback):
         best_score: best value so far, a tensor of one element.
         wait_count: checks since it was reached.
         stopped_epoch: epoch (from 0) in which the fit was stopped; 0 if it was not.
-        stopping_reason: a sentence on why it was stopped; None if it was not.
+        stopping_reason: why it was stopped, an `EarlyStoppingReason`.
+        stopping_reason_message: the same as a sentence; None if it was not stopped.
 
     Raises:
         ConfigurationError: an argument makes no sense, or the value is never logged.
@@ -97,7 +109,8 @@ class EarlyStopping(Callback):
         self.best_score = torch.tensor(worst(self.mode), dtype=torch.float64)
         self.wait_count = 0
         self.stopped_epoch = 0
-        self.stopping_reason: str | None = None
+        self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+        self.stopping_reason_message: str | None = None
         self._stopped_by: dict[str, Any] | None = None
 
     @property
@@ -128,7 +141,7 @@ class EarlyStopping(Callback):
             "best_score": self.best_score,
             "wait_count": self.wait_count,
             "stopped_epoch": self.stopped_epoch,
-            "stopping_reason": self.stopping_reason,
+            "stopping_reason": self.stopping_reason_message,
             "stopped_by": self._stopped_by,
         }
 
@@ -137,18 +150,19 @@ class EarlyStopping(Callback):
         self.best_score = torch.as_tensor(state_dict["best_score"])
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]
-        self.stopping_reason = state_dict["stopping_reason"]
+        self.stopping_reason_message = state_dict["stopping_reason"]
         self._stopped_by = state_dict.get("stopped_by")
-        if self._stopped_by is not None and not self._still_stops(**self._stopped_by):
-            self.stopped_epoch, self.stopping_reason, self._stopped_by = 0, None, None
+        if self._stopped_by is not None:
+            self.stopping_reason = self._reason(**self._stopped_by)
+            if self.stopping_reason is EarlyStoppingReason.NOT_STOPPED:
+                self.stopped_epoch, self.stopping_reason_message, self._stopped_by = 0, None, None
 
     def _check(self, trainer: Any) -> None:
         value = monitored_value(self, trainer, self.monitor, self.strict)
         if value is None:
             return
-        reason = self._passed_bound(value)
         best = self.best_score.item()
-        if reason is not None:
+        if self._passed_bound(value) is not None:
             if math.isfinite(value) and is_better(value, best, self.mode):
                 self.best_score = torch.tensor(value, dtype=torch.float64)
         elif is_better(value, best, self.mode, self.min_delta):
@@ -156,31 +170,42 @@ class EarlyStopping(Callback):
             self.wait_count = 0
         else:
             self.wait_count += 1
-            if self._is_out_of_patience(self.wait_count):
-                reason = f"{self.monitor} has not got better than {best:.6g} in the last {self.wait_count} checks."
-        if reason is not None:
-            self.stopping_reason, self.stopped_epoch = reason, trainer.current_epoch
+        reason = self._reason(value, self.wait_count)
+        if reason is not EarlyStoppingReason.NOT_STOPPED:
+            message = self._message(reason, value, best)
+            self.stopping_reason, self.stopping_reason_message = reason, message
+            self.stopped_epoch = trainer.current_epoch
             self._stopped_by = {"value": value, "wait_count": self.wait_count}
             trainer.should_stop = True
-            self._say(trainer, f"stopping in epoch {trainer.current_epoch}: {reason}")
+            self._say(trainer, f"stopping in epoch {trainer.current_epoch}: {message}")
 
-    def _still_stops(self, value: float, wait_count: int) -> bool:
-        """Whether a fit that was stopped at a value, after so many checks, is stopped by the settings as they are."""
-        return self._passed_bound(value) is not None or self._is_out_of_patience(wait_count)
+    def _reason(self, value: float, wait_count: int) -> EarlyStoppingReason:
+        """Why a value, with so many checks that were not better, ends the fit by the settings as they are."""
+        passed = self._passed_bound(value)
+        if passed is not None:
+            return passed
+        exhausted = wait_count >= max(1, self.patience)
+        return EarlyStoppingReason.PATIENCE_EXHAUSTED if exhausted else EarlyStoppingReason.NOT_STOPPED
 
-    def _is_out_of_patience(self, wait_count: int) -> bool:
-        return wait_count >= max(1, self.patience)
-
-    def _passed_bound(self, value: float) -> str | None:
+    def _passed_bound(self, value: float) -> EarlyStoppingReason | None:
         """Why a value ends the fit whatever came before it, or None."""
-        name = self.monitor
         if self.check_finite and not math.isfinite(value):
-            return f"{name} is {value}."
+            return EarlyStoppingReason.NON_FINITE_METRIC
         if self.stopping_threshold is not None and is_better(value, self.stopping_threshold, self.mode):
-            return f"{name} is {value:.6g}, better than the threshold {self.stopping_threshold:.6g}."
+            return EarlyStoppingReason.STOPPING_THRESHOLD
         if self.divergence_threshold is not None and is_better(self.divergence_threshold, value, self.mode):
-            return f"{name} is {value:.6g}, worse than the limit {self.divergence_threshold:.6g}."
+            return EarlyStoppingReason.DIVERGENCE_THRESHOLD
         return None
+
+    def _message(self, reason: EarlyStoppingReason, value: float, best: float) -> str:
+        name = self.monitor
+        if reason is EarlyStoppingReason.NON_FINITE_METRIC:
+            return f"{name} is {value}."
+        if reason is EarlyStoppingReason.STOPPING_THRESHOLD:
+            return f"{name} is {value:.6g}, better than the threshold {self.stopping_threshold:.6g}."
+        if reason is EarlyStoppingReason.DIVERGENCE_THRESHOLD:
+            return f"{name} is {value:.6g}, worse than the limit {self.divergence_threshold:.6g}."
+        return f"{name} has not got better than {best:.6g} in the last {self.wait_count} checks."
 
     def _say(self, trainer: Any, message: str) -> None:
         if self.verbose and trainer.is_global_zero:

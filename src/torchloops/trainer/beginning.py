@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from torchloops.callbacks.of_lightning import refuse_those_of_lightning
-from torchloops.errors import ConfigurationError
+from torchloops.errors import ConfigurationError, PossibleUserWarning
+from torchloops.hooks import is_overridden
+from torchloops.loops import FitLoop
 
 if TYPE_CHECKING:
     from torchloops.trainer import Trainer
@@ -26,6 +29,7 @@ def check_fit(trainer: Trainer) -> None:
     refuse_those_of_lightning(trainer.callbacks, module)
     for stage in ("train", "validate"):
         refuse_epoch_end_with_outputs(module, stage)
+    _warn_of_half_a_validation(trainer)
     if getattr(module, "automatic_optimization", True):
         return
     given = {
@@ -38,6 +42,30 @@ def check_fit(trainer: Trainer) -> None:
                 f"Trainer({name}={value}) is for automatic optimization, and {type(module).__name__} steps its "
                 f"optimizers itself. Leave it out, and write {instead} in training_step."
             )
+
+
+def _warn_of_half_a_validation(trainer: Trainer) -> None:
+    """Warn of validation data without a step for it, and of a step without data, where a fit loop would validate."""
+    module, sources = trainer.module, trainer.sources
+    if not isinstance(trainer.fit_loop, FitLoop) or trainer.limit_val_batches == 0 or trainer.overfit_batches:
+        return
+    owner = trainer.datamodule if trainer.datamodule is not None else module
+    has_data = sources.given.get("validate") is not None or is_overridden(owner, "val_dataloader")
+    has_step = is_overridden(module, "validation_step")
+    if has_data and not has_step:
+        warnings.warn(
+            f"There are validation data, and {type(module).__name__} has no `validation_step`, so there is no "
+            "validation. Define one, or leave the data out.",
+            PossibleUserWarning,
+            stacklevel=5,
+        )
+    elif has_step and not has_data:
+        warnings.warn(
+            f"{type(module).__name__} has a `validation_step`, and there are no validation data, so it is not called. "
+            "Give fit() val_dataloaders=, or set limit_val_batches=0 if that is meant.",
+            PossibleUserWarning,
+            stacklevel=5,
+        )
 
 
 def refuse_epoch_end_with_outputs(module: Any, stage: str) -> None:

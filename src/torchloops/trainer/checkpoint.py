@@ -17,6 +17,7 @@ from torchloops.trainer.arrival import Arrival, modes_of, restore_modes
 from torchloops.trainer.buffers import collect_buffers, restore_buffers
 from torchloops.trainer.checkpoint_file import previous_path
 from torchloops.trainer.checkpoint_formats import FORMAT
+from torchloops.trainer.lightning_checkpoint import loops_for_lightning
 from torchloops.trainer.metric_states import collect_metric_states, restore_metric_states
 from torchloops.trainer.plain import plain
 from torchloops.trainer.run_state import OF_A_PROCESS, collect_run, restore_run, state_of
@@ -45,6 +46,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run
     Keys: Lightning's (``epoch``, ``global_step``, ``state_dict``, ``optimizer_states``, ``lr_schedulers``,
     ``callbacks``, ``hyper_parameters``), ``format``, the other keys of `collect_run` for the current run,
     ``outer_runs`` with those of the runs around it, outermost first, and what all runs share: ``loop_tree``,
+    ``loops`` (the same for pytorch-lightning),
     ``evaluation_loops`` (those that are running), ``torchmetrics``, ``buffers`` (those that ``state_dict`` leaves out),
     ``attributes`` (of the module's parts, those that have changed), ``gradients``, ``modes``, ``precision``,
     ``datamodule`` and ``datamodule_attributes``, ``first_batches``, ``settings``, ``limits``,
@@ -79,6 +81,7 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run
         checkpoint |= collect_run(run, is_current=True) | {
             "outer_runs": [collect_run(outer, is_current=False) for outer in trainer.outer_runs],
             "loop_tree": trainer.fit_loop.state_dict(),
+            "loops": loops_for_lightning(trainer),
             "evaluation_loops": _running_evaluations(trainer),
             "torchmetrics": collect_metric_states(module),
             "gradients": _gradients(trainer),
@@ -127,6 +130,14 @@ def find_checkpoint(trainer: Lifecycle, ckpt_path: str | Path) -> Path | None:
         if path.is_file() or (ckpt_path == "last" and previous_path(path).is_file()):
             return path
     if ckpt_path == "best":
+        last = trainer.keeper.path
+        if not trainer.checkpoint_callbacks and last is not None and last.is_file():
+            warnings.warn(
+                f'ckpt_path="best": no ModelCheckpoint says what is best, so it is the last state: {last}. Give '
+                "ModelCheckpoint(monitor=...) among the callbacks to keep the best one.",
+                stacklevel=5,
+            )
+            return last
         raise CheckpointError(
             f'ckpt_path="best": there is no such checkpoint; looked at ModelCheckpoint and {candidates[-1]}. '
             "Give a path, or the default_root_dir of the run that wrote it."

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from torchloops.errors import CheckpointError, CheckpointWriteError, DamagedCheckpointError, ResumeWarning
-from torchloops.files import sync_folder
+from torchloops.files import given_path, sync_folder
 from torchloops.trainer.checkpoint_formats import upgraded
 from torchloops.trainer.temporary_files import remove_abandoned, temporary_name
 
@@ -55,7 +55,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path, keep_previous
     Raises:
         CheckpointWriteError: the disk is full, the folder is not writable or the like; the old file is as it was.
     """
-    path = Path(path).expanduser()
+    path = given_path(path, "path")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path)
@@ -73,7 +73,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path, keep_previous
 
 def previous_path(path: str | Path) -> Path:
     """Where `write_checkpoint` keeps the file before: ``last.ckpt`` becomes ``last.previous.ckpt``."""
-    path = Path(path).expanduser()
+    path = given_path(path, "path")
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
@@ -194,7 +194,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         DamagedCheckpointError: the file was cut or changed, or is no checkpoint.
         CheckpointError: no such file, one that may not be read, unsafe, or of a newer version.
     """
-    path = Path(path).expanduser()
+    path = given_path(path, "path")
     with _open(path) as file:
         try:
             verified = _has_checksum(file, path)
@@ -218,7 +218,7 @@ def read_newest(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     Raises:
         CheckpointError: as `read_checkpoint`; neither of the two files can be used.
     """
-    path = Path(path).expanduser()
+    path = given_path(path, "path")
     previous = previous_path(path)
     try:
         return read_checkpoint(path, map_location)

@@ -304,6 +304,11 @@ class Keeper:
 
     # signals
 
+    @property
+    def received_sigterm(self) -> bool:
+        """Whether SIGTERM has come in this fit."""
+        return signal.SIGTERM in (self._signal, self._heeded)
+
     def _take_signal(self, number: int) -> None:
         before, self._signal = self._signal, number
         if before == number == getattr(signal, "SIGXCPU", None) and not self._indivisible:

@@ -36,6 +36,7 @@ from torchloops.trainer.checkpoint import (
     restore_checkpoint,
 )
 from torchloops.trainer.checkpoint_file import previous_path, read_checkpoint, read_newest
+from torchloops.trainer.lightning_checkpoint import is_lightnings, restore_lightnings
 from torchloops.trainer.module_state import AttributeChanges
 from torchloops.trainer.optimizers import ReturnedOptimizers
 from torchloops.trainer.run import Run
@@ -257,6 +258,10 @@ class Lifecycle(Runs):
             )
             return None
         self._checkpoint = read_newest(path)
+        if is_lightnings(self._checkpoint):
+            restore_lightnings(self, self._checkpoint)
+            self._checkpoint = {}
+            return path
         self._resumed = restore_checkpoint(self, self._checkpoint)
         say_how_it_goes_on(self, self._checkpoint)
         if not self._resumed:

@@ -54,6 +54,7 @@ class Run:
             optimizers call in its place, as ``(batch, batch_idx)``. Add them before the first batch.
         hiddens: hidden states between the time splits of a batch, by optimizer index.
         restored: the state that a resumed run went on from; empty for one that began anew.
+        restored_callbacks: keys of the callbacks that have taken their state from it.
         pending_data: positions in data that no loop has asked for yet, by stage.
         done_once: values of `once` by name.
         random_outside: generators that an inner run with a seed has set aside.
@@ -96,6 +97,7 @@ class Run:
         self.gradient_hooks: list[Callable[[Any], None]] = []
         self.step_wrappers: list[Callable[[Callable[..., Any], int], Callable[..., Any]]] = []
         self.status = "success"
+        self.restored_callbacks: set[str] = set()
         self._inner_names: set[str] = set()
         self._results: dict[str, Results] = {}
         self._batches: dict[str, list[Batches]] = {}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
     from torchloops.trainer.run import Run
 
-__all__ = ["OF_A_PROCESS", "collect_run", "restore_callback", "restore_run", "state_of"]
+__all__ = ["OF_A_PROCESS", "collect_run", "restore_callback", "restore_run", "state_of", "warn_of_callbacks_left_out"]
 
 OF_A_PROCESS = ("results", "data", "asked", "random")
 """Keys whose values differ from process to process."""
@@ -126,10 +126,25 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
 
 def restore_callback(run: Run, callback: Any) -> None:
     """Give a callback the state that it had when the run was saved."""
-    state = run.restored.get("callbacks", {}).get(callback_key(callback))
+    key = callback_key(callback)
+    state = run.restored.get("callbacks", {}).get(key)
+    run.restored_callbacks.add(key)
     with taking_back(f"the callback {type(callback).__name__} cannot take back its state"):
         if state:
             callback.load_state_dict(state)
+
+
+def warn_of_callbacks_left_out(run: Run) -> None:
+    """Say of which callbacks a resumed run has a state and no callback to take it."""
+    saved = run.restored.get("callbacks", {})
+    missing = sorted(key for key, state in saved.items() if state and key not in run.restored_callbacks)
+    if missing:
+        warnings.warn(
+            f"The checkpoint holds the state of callbacks that are not here: {', '.join(missing)}. Give them to the "
+            "Trainer, with the arguments that they had, to go on with what they kept.",
+            ResumeWarning,
+            stacklevel=4,
+        )
 
 
 def state_of(owner: Any) -> Any:

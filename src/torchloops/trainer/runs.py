@@ -21,7 +21,7 @@ from torchloops.trainer.callback_copies import CallbackCopies
 from torchloops.trainer.checkpoint import restore_module
 from torchloops.trainer.keeper import Keeper
 from torchloops.trainer.run import Run
-from torchloops.trainer.run_state import restore_run
+from torchloops.trainer.run_state import restore_run, warn_of_callbacks_left_out
 from torchloops.trainer.snapshot import Snapshot
 from torchloops.trainer.sources import DataSources
 from torchloops.trainer.view import TrainerView
@@ -185,6 +185,8 @@ class Runs(TrainerView):
                 self.run.batches(stage)
         self.run.arrive()
         arrival.reach(self.run)
+        for run in (*self.outer_runs, self.run):
+            warn_of_callbacks_left_out(run)
 
     def safe_point(self, save: bool = False) -> None:
         """Save here if a checkpoint is due. For outer loops, where all they did so far is in their state.

@@ -89,7 +89,8 @@ def _number(limit: float | None) -> float:
 def _why(trainer: Lifecycle) -> str:
     state = trainer.state
     where = f"the checkpoint is at epoch {state.current_epoch}, step {state.global_step}"
-    reasons = [callback.stopping_reason for callback in trainer.callbacks if getattr(callback, "stopping_reason", None)]
+    said = (getattr(callback, "stopping_reason_message", None) for callback in trainer.callbacks)
+    reasons = [message for message in said if message]
     if state.should_stop and reasons:
         return f"{where}, where EarlyStopping ended the fit: {reasons[0]} Give it more patience, or leave it out."
     limits = ", ".join(f"{name}={value}" for name, value in limits_of(trainer).items() if value is not None)

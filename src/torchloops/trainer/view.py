@@ -19,6 +19,8 @@ from torchloops.profilers import timed
 from torchloops.trainer.combined import is_combined
 from torchloops.trainer.data import Batches
 from torchloops.trainer.engine import Engine
+from torchloops.trainer.keeper import Keeper
+from torchloops.trainer.kept_checkpoint import KeptCheckpoint
 from torchloops.trainer.run import Run
 from torchloops.trainer.sources import DataSources
 from torchloops.trainer.state import TrainerState
@@ -32,6 +34,7 @@ class TrainerView:
     engine: Engine
     run: Run
     sources: DataSources
+    keeper: Keeper
     accumulate_grad_batches: int
     limit_batches: dict[str, int | float | None]
     profiler: Any
@@ -167,6 +170,11 @@ class TrainerView:
             return max_steps if max_steps != -1 else math.inf
         steps = math.ceil(batches / self.accumulate_grad_batches) * max(max_epochs, 1)
         return min(steps, max_steps) if max_steps != -1 else steps
+
+    @property
+    def received_sigterm(self) -> bool:
+        """Whether SIGTERM has come and the fit ends for it."""
+        return self.keeper.received_sigterm
 
     @property
     def interrupted(self) -> bool:
@@ -328,7 +336,9 @@ class TrainerView:
 
     @property
     def checkpoint_callback(self) -> Any:
-        return next(iter(self.checkpoint_callbacks), None)
+        """The first `ModelCheckpoint`; without one what shows the file that the Trainer keeps by itself, or None."""
+        kept = KeptCheckpoint(self.keeper) if self.keeper.enabled else None
+        return next(iter(self.checkpoint_callbacks), kept)
 
     @property
     def progress_bar_callback(self) -> Any:
