@@ -220,7 +220,8 @@ def default_loggers(logger: Any, directory: Path) -> list[Any]:
         from torchloops.loggers import CSVLogger
 
         return [CSVLogger(directory)]
-    loggers = list(logger) if isinstance(logger, list | tuple) else [logger]
+    several = isinstance(logger, Iterable) and not hasattr(logger, "log_metrics")
+    loggers = list(logger) if several else [logger]
     for given in loggers:
         if not hasattr(given, "log_metrics"):
             raise ConfigurationError(
