@@ -151,6 +151,25 @@ def test_calls_are_those_of_lightning(name):
         assert {k: pytest.approx(v, abs=0, rel=1e-6) for k, v in other.items()} == one
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_the_csv_file_of_lightning_has_the_same_bytes(tmp_path, several):
+    files = []
+    for engine in (pl.Trainer, Trainer):
+        torch.manual_seed(0)
+        logger = pl.loggers.CSVLogger(tmp_path, name=engine.__module__)
+        options = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        trainer = engine(max_epochs=3, logger=logger, log_every_n_steps=2, accelerator="cpu", **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net = Net(several=several, scheduler="epoch")
+            trainer.fit(net)
+            trainer.test(net, verbose=False)
+        logger.finalize("success")
+        files.append((tmp_path / engine.__module__ / "version_0" / "metrics.csv").read_bytes())
+    assert files[0] == files[1]
+    assert files[0].count(b"\n") > 10
+
+
 class Stop(Exception):
     """Ends a fit."""
 

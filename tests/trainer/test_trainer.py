@@ -57,6 +57,11 @@ class Bare(LoopModule):
         ({"gradient_clip_algorithm": "max"}, r"gradient_clip_algorithm.*\"norm\" or \"value\".*max"),
         ({"callbacks": ModelCheckpoint(), "enable_checkpointing": False}, "enable_checkpointing"),
         ({"callbacks": [EarlyStopping]}, r"EarlyStopping.*instance"),
+        ({"deterministic": "x"}, r'deterministic is True, False or "warn", got .x.'),
+        ({"limit_predict_batches": True}, "limit_predict_batches is a number of batches"),
+        ({"reload_dataloaders_every_n_epochs": -1}, "reload_dataloaders_every_n_epochs is a number of epochs"),
+        ({"num_sanity_val_steps": -2}, "num_sanity_val_steps is a number of batches"),
+        ({"logger": 5}, "logger= takes True, False, or objects with `log_metrics`, got 5"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments, message):
@@ -431,13 +436,6 @@ def test_a_data_set_instead_of_a_loader(stage, make_trainer):
 def test_something_that_is_no_loader(wrong, make_trainer):
     with pytest.raises(DataError, match="Expected a data loader"):
         make_trainer(max_epochs=1).fit(TinyClassifier(), wrong)
-
-
-def test_several_training_loaders(make_trainer):
-    with pytest.raises(ConfigurationError, match=r"one data loader, got 2.*ConcatDataset"):
-        make_trainer(max_epochs=1).fit(TinyClassifier(), [train(), train()])
-    with pytest.raises(ConfigurationError, match="one data loader, got 2"):
-        make_trainer(max_epochs=1).fit(TinyClassifier(), {"a": train(), "b": train()})
 
 
 def test_a_dict_of_loaders_is_several_loaders(make_trainer):

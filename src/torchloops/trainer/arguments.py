@@ -94,7 +94,8 @@ def parse_interval(given: Any) -> tuple[Any, list[str]]:
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and value >= 0 and not (isinstance(value, float) and value > 1.0)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and value >= 0 and not (isinstance(value, float) and value > 1.0)
 
 
 def check_limits(trainer: Trainer, wrong: list[str]) -> None:
@@ -127,6 +128,14 @@ def check_limits(trainer: Trainer, wrong: list[str]) -> None:
         for name, value in counts.items()
         if not isinstance(value, int) or value < 1
     ]
+    every = trainer.reload_dataloaders_every_n_epochs
+    if not isinstance(every, int) or every < 0:
+        wrong.append(f"reload_dataloaders_every_n_epochs is a number of epochs (int), 0 or more, got {every!r}.")
+    tried = trainer.num_sanity_val_steps
+    if not isinstance(tried, int) or tried < -1:
+        wrong.append(f"num_sanity_val_steps is a number of batches (int), or -1 for all of them, got {tried!r}.")
+    if trainer.deterministic not in (True, False, "warn"):
+        wrong.append(f'deterministic is True, False or "warn", got {trainer.deterministic!r}.')
     if trainer.gradient_clip_algorithm not in ("norm", "value"):
         wrong.append(f'gradient_clip_algorithm is "norm" or "value", got {trainer.gradient_clip_algorithm!r}.')
     if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:

@@ -74,7 +74,10 @@ def say_how_it_goes_on(trainer: Lifecycle, checkpoint: Mapping[str, Any]) -> Non
 
 
 def _says_it_stopped(state: Any) -> bool:
-    return isinstance(state, Mapping) and bool(state.get("stopping_reason") or state.get("stopped_epoch"))
+    if not isinstance(state, Mapping):
+        return False
+    reason = state.get("stopping_reason_message", state.get("stopping_reason"))
+    return isinstance(reason, str) or bool(state.get("stopped_epoch"))
 
 
 def _raised(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

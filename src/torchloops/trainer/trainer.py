@@ -14,7 +14,14 @@ from torchloops.files import given_path
 from torchloops.loops import EvaluationLoop, FitLoop, Loop, PredictionLoop
 from torchloops.profilers import make_profiler
 from torchloops.trainer.argument_names import takes_none_and_explains
-from torchloops.trainer.arguments import add_model_summary, check_limits, default_callbacks, make_limits, parse_interval
+from torchloops.trainer.arguments import (
+    add_model_summary,
+    check_limits,
+    default_callbacks,
+    default_loggers,
+    make_limits,
+    parse_interval,
+)
 from torchloops.trainer.checkpoint import collect_checkpoint
 from torchloops.trainer.checkpoint_file import write_checkpoint
 from torchloops.trainer.engine import Engine
@@ -173,6 +180,8 @@ class Trainer(Lifecycle):
         if enable_model_summary or (enable_model_summary is None and enable_progress_bar):
             add_model_summary(self._configured_callbacks, terminal_only=enable_model_summary is None)
         self._logger = False if fast else logger
+        if self._logger is not True:
+            self._logger = default_loggers(self._logger, root)  # what is no logger is refused now
         self._module = None
         self.return_predictions = True
         self.sources = DataSources(overfit_batches)
