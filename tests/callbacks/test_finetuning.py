@@ -205,7 +205,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, module_class, lr_fa
     whole = copy.deepcopy(module.state_dict())
     for epoch in (0, 1, 2):
         module.load_state_dict(start)
-        trainer = make_trainer(tmp_path / "again", max_epochs=4)
+        again = ModelCheckpoint(save_top_k=-1, filename="{epoch}")
+        trainer = make_trainer(tmp_path / "again", again, max_epochs=4, enable_checkpointing=True)
         checkpoint = tmp_path / "checkpoints" / f"epoch={epoch}.ckpt"
         strategy = FreezeUnfreeze(1, lr_factor)
         trainer.finetune(module, *data(), strategy=strategy, ckpt_path=checkpoint)

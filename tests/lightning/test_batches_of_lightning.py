@@ -42,6 +42,10 @@ class Net(LoopModule):
         self.calls.append(("train", batch_idx))
         return self.loss(batch)
 
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        assert batch is not None
+        return batch
+
     def on_train_batch_start(self, batch, batch_idx):
         assert batch is not None
 

@@ -67,6 +67,8 @@ def test_loggers_are_there_before_the_first_fit(tmp_path, monkeypatch):
     assert Trainer(logger=False, **QUIET).logger is None
     trainer, other = Trainer(max_epochs=1, **QUIET), Trainer(max_epochs=1, **QUIET)
     first = trainer.logger
+    assert hasattr(other, "logger")
+    assert not (tmp_path / "runs").exists()  # asking for a logger makes no folder yet
     first.log_hyperparams({"note": "before"})
     assert other.logger.log_dir != first.log_dir
     with warnings.catch_warnings():
@@ -78,6 +80,12 @@ def test_loggers_are_there_before_the_first_fit(tmp_path, monkeypatch):
     trainer.fit(TinyClassifier(), random_loader())
     assert trainer.logger is not first
     assert str(trainer.run_dir) == trainer.logger.log_dir != first.log_dir
+    third = Trainer(max_epochs=1, **QUIET)
+    early = third.logger
+    third.fit(TinyClassifier(), random_loader())
+    assert third.logger is early
+    assert early.log_dir == str(third.run_dir)
+    assert sorted(path.name for path in (tmp_path / "runs" / "fit").iterdir()) == ["000", "001", "002", "003"]
 
 
 def test_a_test_without_a_fit_reaches_the_loggers_given(tmp_path):

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ class CSVLogger:
         prefix: str = "",
         flush_logs_every_n_steps: int | None = None,
     ) -> None:
-        self.save_dir = str(given_path(save_dir, "save_dir"))
+        self._save_dir = str(given_path(save_dir, "save_dir"))
+        self._find: Callable[[], Path] | None = None
         self.name = name or ""
         self.prefix = prefix
         self.flush_logs_every_n_steps = flush_logs_every_n_steps
@@ -90,6 +91,25 @@ class CSVLogger:
         self._changed = self._has_warned = False
         self._running_epoch: Any = None  # the epoch logged last, and its row
         self._running_row: dict[str, Any] = {}
+
+    @classmethod
+    def found_by(cls, find: Callable[[], Path]) -> CSVLogger:
+        """A logger whose folder ``find`` gives as soon as somebody asks for it, unless `settle` names it before."""
+        logger = cls(".")
+        logger._find = find
+        return logger
+
+    def settle(self, folder: Path) -> None:
+        """Name the folder, if nobody has asked for it yet."""
+        if self._find is not None:
+            self._save_dir, self._find = str(folder), None
+
+    @property
+    def save_dir(self) -> str:
+        """Folder of all names and versions."""
+        if self._find is not None:
+            self.settle(self._find())
+        return self._save_dir
 
     @property
     def path(self) -> Path:

@@ -130,7 +130,7 @@ class TrainingEpochLoop(Loop):
         state = bound.state
         state.in_batch = True
         batch = bound.next_batch()
-        if bound.move is not None:
+        if bound.move is not None and batch is not None:
             batch = bound.move(batch, 0)
         results = bound.results
         results.batch = batch

@@ -14,6 +14,7 @@ from torchloops.errors import ConfigurationError
 from torchloops.files import given_path
 from torchloops.folders import make_next_folder, next_folder
 from torchloops.hooks import is_overridden
+from torchloops.loggers import CSVLogger, PrefixedLogger
 from torchloops.trainer.state import Limits
 
 if TYPE_CHECKING:
@@ -226,8 +227,6 @@ def default_loggers(logger: Any, directory: Path) -> list[Any]:
     if not logger:
         return []
     if logger is True:
-        from torchloops.loggers import CSVLogger
-
         return [CSVLogger(directory)]
     several = isinstance(logger, Iterable) and not hasattr(logger, "log_metrics")
     loggers = list(logger) if several else [logger]
@@ -242,8 +241,6 @@ def default_loggers(logger: Any, directory: Path) -> list[Any]:
 
 def inner_loggers(loggers: list[Any], directory: Path, name: str) -> list[Any]:
     """Loggers of an inner run: a CSV file of its own, other loggers shared under a prefix."""
-    from torchloops.loggers import CSVLogger, PrefixedLogger
-
     return [
         CSVLogger(directory) if isinstance(logger, CSVLogger) else PrefixedLogger(logger, f"{name}/")
         for logger in loggers

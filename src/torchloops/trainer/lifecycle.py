@@ -14,6 +14,7 @@ from torch import nn
 from torchloops.errors import CheckpointError, ConfigurationError, DataError, ResumeWarning
 from torchloops.folders import working_in
 from torchloops.hooks import is_overridden
+from torchloops.loggers import CSVLogger
 from torchloops.loops import EvaluationLoop, FitLoop
 from torchloops.loops.declared import watch
 from torchloops.loops.evaluation_loop import run_evaluation
@@ -165,6 +166,9 @@ class Lifecycle(Runs):
             self._callback_copies = CallbackCopies(self._configured_callbacks)
             directory = self._find_folder()
             loggers = self._made_loggers or default_loggers(self._logger, directory)
+            for logger in loggers:
+                if isinstance(logger, CSVLogger):
+                    logger.settle(directory)
             self._made_loggers, self._made_folder, self._has_fitted = [], None, True
             self._switch_run(Run(self, "", directory, self.run.state.fresh(), [*self._configured_callbacks], loggers))
             self._add_module_callbacks()
@@ -175,12 +179,16 @@ class Lifecycle(Runs):
             self._switch_run(self.run)
 
     def _first_loggers(self) -> list[Any]:
-        """The loggers of the first fit, for those who ask before it: its folder is made for them."""
+        """The loggers of the first fit, for those who ask before it; its folder is made when they ask for that too."""
         if not self._made_loggers:
-            if self._logger is True and self.is_global_zero:
-                self._made_folder = find_directory(self.default_root_dir, make=True)
-            self._made_loggers = default_loggers(self._logger, self._made_folder or self.run.dir)
+            is_default = self._logger is True
+            self._made_loggers = [CSVLogger.found_by(self._make_folder)] if is_default else list(self._logger)
         return self._made_loggers
+
+    def _make_folder(self) -> Path:
+        if self._made_folder is None and self.is_global_zero:
+            self._made_folder = find_directory(self.default_root_dir, make=True)
+        return self._made_folder or self.run.dir
 
     def _find_folder(self) -> Path:
         """The folder of a fit that begins; one that writes works there alone until it ends."""
