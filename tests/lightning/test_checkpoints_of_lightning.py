@@ -131,3 +131,16 @@ def test_ours_from_inside_an_epoch_goes_on_in_lightning_as_its_own_do(tmp_path):
         rest, trainer = fit(pl.Trainer, 3, folder / "inside.ckpt")
         saves[engine] = rest.epochs, trainer.global_step, trainer.current_epoch
     assert saves[Trainer] == saves[pl.Trainer]
+
+
+def test_files_that_are_not_whole_are_named(tmp_path):
+    _, trainer = fit(pl.Trainer, 1)
+    trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    with pytest.raises(CheckpointError, match="holds weights only"):
+        fit(Trainer, 2, tmp_path / "weights.ckpt")
+    trainer.save_checkpoint(tmp_path / "whole.ckpt")
+    checkpoint = torch.load(tmp_path / "whole.ckpt", weights_only=True)
+    checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["ready"] = "one"
+    torch.save(checkpoint, tmp_path / "edited.ckpt")
+    with pytest.raises(CheckpointError, match="ready"):
+        fit(Trainer, 2, tmp_path / "edited.ckpt")

@@ -62,9 +62,12 @@ def source_of(
         eval_collate_fn = getattr(data, "eval_collate_fn", None) if eval_collate_fn is None else eval_collate_fn
     if isinstance(loader, list | tuple) and len(loader) == 1 and isinstance(loader[0], DataLoader):
         loader = loader[0]
+    several = isinstance(loader, list | tuple | dict)
     if isinstance(loader, DataLoader):
         source = _source_of_loader(loader, purpose, batch_size, shuffle, advice)
-    elif isinstance(loader, Dataset) or (hasattr(loader, "__getitem__") and not isinstance(loader, list | tuple | dict)):
+    elif isinstance(loader, Dataset) or (
+        hasattr(loader, "__getitem__") and not isinstance(loader, list | tuple | dict)
+    ):
         source = Source(loader, loader)
     else:
         found = "no training data" if loader is None else f"a {type(loader).__name__}"

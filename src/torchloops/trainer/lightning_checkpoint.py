@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchloops.errors import CheckpointError, ResumeWarning, taking_back
 from torchloops.hooks import is_overridden
 from torchloops.loops import FitLoop, TrainingEpochLoop
+from torchloops.schema import COUNT, check
 from torchloops.trainer.arguments import callback_key
 from torchloops.trainer.optimizer_states import load_each
 
@@ -75,9 +76,23 @@ def _progress(number: int) -> dict[str, int]:
 _NO_BATCHES: dict[str, Any] = {"total": _progress(0), "current": _progress(0), "is_last_batch": False}
 
 
+_LIGHTNINGS = {
+    "global_step": COUNT, "optimizer_states": [{str: Any}], "lr_schedulers": [{str: Any}], "callbacks?": {str: Any},
+    "loops": {
+        "fit_loop": {
+            "epoch_progress": {"total": {"ready": COUNT, "processed": COUNT}},
+            "epoch_loop.batch_progress": {"current": {"ready": COUNT}},
+            "epoch_loop.state_dict": {"_batches_that_stepped?": COUNT},
+        }
+    },
+}  # fmt: skip
+
+
 def is_lightnings(checkpoint: dict[str, Any]) -> bool:
     """Whether a checkpoint was written by pytorch-lightning, with the state of a fit."""
-    return "format" not in checkpoint and "pytorch-lightning_version" in checkpoint and "loops" in checkpoint
+    return (
+        "format" not in checkpoint and {"pytorch-lightning_version", "loops", "optimizer_states"} <= checkpoint.keys()
+    )
 
 
 def restore_lightnings(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
@@ -91,11 +106,11 @@ def restore_lightnings(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     """
     from torchloops.trainer.checkpoint import load_weights
 
-    with taking_back("its loops"):
-        progress = checkpoint["loops"]["fit_loop"]
-        epochs, batches = progress["epoch_progress"]["total"], progress["epoch_loop.batch_progress"]
-        ready, processed = epochs["ready"], epochs["processed"]
-        stepped = progress["epoch_loop.state_dict"].get("_batches_that_stepped")
+    check(checkpoint, _LIGHTNINGS, "Lightning's checkpoint")
+    progress = checkpoint["loops"]["fit_loop"]
+    epochs, batches = progress["epoch_progress"]["total"], progress["epoch_loop.batch_progress"]
+    ready, processed = epochs["ready"], epochs["processed"]
+    stepped = progress["epoch_loop.state_dict"].get("_batches_that_stepped")
     if ready != processed:
         raise CheckpointError(
             f"The checkpoint was written by pytorch-lightning in epoch {processed}, behind batch "
