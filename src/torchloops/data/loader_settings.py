@@ -65,9 +65,7 @@ def source_of(
     several = isinstance(loader, list | tuple | dict)
     if isinstance(loader, DataLoader):
         source = _source_of_loader(loader, purpose, batch_size, shuffle, advice)
-    elif isinstance(loader, Dataset) or (
-        hasattr(loader, "__getitem__") and not isinstance(loader, list | tuple | dict)
-    ):
+    elif isinstance(loader, Dataset) or (hasattr(loader, "__getitem__") and not several):
         source = Source(loader, loader)
     else:
         found = "no training data" if loader is None else f"a {type(loader).__name__}"
