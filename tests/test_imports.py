@@ -67,8 +67,7 @@ MAY_IMPORT = {
 
 UPWARD = {
     "seeding.py": "torchloops.trainer.engine.",  # Fabric seeds, and only the engine talks to Fabric
-    "module.py": "torchloops.trainer.checkpoint_file.",  # load_from_checkpoint is a method of the module
-    "data/datamodule.py": "torchloops.trainer.checkpoint_file.",  # and of the data module
+    "hparams.py": "torchloops.trainer.checkpoint_file.",  # load_from_checkpoint is a method of modules and their data
     "advanced/active_learning/annotated.py": "torchloops.vision.data.",  # from_folder reads pictures
 }
 """The few files that reach up, inside a function, and to what."""

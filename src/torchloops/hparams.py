@@ -13,10 +13,7 @@ from torchloops.errors import CheckpointError, ConfigurationError, did_you_mean
 from torchloops.files import given_path
 from torchloops.named import resolved
 
-__all__ = [
-    "AttributeDict", "Hyperparameters", "HyperparametersMixin", "collect_hyperparameters", "hparams_from_file",
-    "refuse_unsafe",
-]  # fmt: skip
+__all__ = ["AttributeDict", "Hyperparameters", "HyperparametersMixin", "collect_hyperparameters"]
 
 
 class HyperparametersMixin:
@@ -73,7 +70,29 @@ class HyperparametersMixin:
             del self.hparams[name]
 
     @classmethod
-    def from_hyperparameters(cls, checkpoint: Mapping[str, Any], source: Any, given: dict[str, Any]) -> Self:
+    def _read_checkpoint(
+        cls, path: str | Path, map_location: Any, hparams_file: str | Path | None, weights_only: bool | None
+    ) -> dict[str, Any]:
+        """The checkpoint that ``load_from_checkpoint`` was given, with the hyper-parameters of ``hparams_file``.
+
+        Raises:
+            CheckpointError: no such file, or no checkpoint.
+            ConfigurationError: ``weights_only`` is False.
+        """
+        from torchloops.trainer.checkpoint_file import read_checkpoint
+
+        if weights_only is False:
+            raise ConfigurationError(
+                "weights_only=False would run what a file says. Leave it out: what is no plain data is saved by name, "
+                "and looked up where torch.serialization.add_safe_globals([...]) allows it."
+            )
+        checkpoint = read_checkpoint(path, map_location or "cpu")
+        if hparams_file is None:
+            return checkpoint
+        return {**checkpoint, cls.CHECKPOINT_HYPER_PARAMS_KEY: _hparams_from_file(hparams_file)}
+
+    @classmethod
+    def _from_hyperparameters(cls, checkpoint: Mapping[str, Any], source: Any, given: dict[str, Any]) -> Self:
         """An object built with the arguments that a checkpoint holds, and with ``given``, which win.
 
         Raises:
@@ -113,20 +132,7 @@ class AttributeDict(dict[str, Any]):
         self[name] = value
 
 
-def refuse_unsafe(weights_only: bool | None) -> None:
-    """Refuse to read a file in a way that runs what it says.
-
-    Raises:
-        ConfigurationError: ``weights_only`` is False.
-    """
-    if weights_only is False:
-        raise ConfigurationError(
-            "weights_only=False would run what a file says. Leave it out: what is no plain data is saved by name, and "
-            "looked up where torch.serialization.add_safe_globals([...]) allows it."
-        )
-
-
-def hparams_from_file(path: str | Path) -> dict[str, Any]:
+def _hparams_from_file(path: str | Path) -> dict[str, Any]:
     """Hyper-parameters of a YAML file, as a logger writes them.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchloops.errors import CheckpointError, ConfigurationError
 from torchloops.hooks import base_class, is_of_lightning, is_overridden
-from torchloops.hparams import AttributeDict, HyperparametersMixin, hparams_from_file, refuse_unsafe
+from torchloops.hparams import AttributeDict, HyperparametersMixin
 from torchloops.module_hooks import ModuleHooks
 
 if TYPE_CHECKING:
@@ -321,13 +321,8 @@ class LoopModule(HyperparametersMixin, ModuleHooks, nn.Module):
             CheckpointError: no such file, or no checkpoint of this module.
             ConfigurationError: ``weights_only=False``.
         """
-        from torchloops.trainer.checkpoint_file import read_checkpoint
-
-        refuse_unsafe(weights_only)
-        checkpoint = read_checkpoint(checkpoint_path, map_location or "cpu")
-        if hparams_file is not None:
-            checkpoint = {**checkpoint, cls.CHECKPOINT_HYPER_PARAMS_KEY: hparams_from_file(hparams_file)}
-        module: Any = cls.from_hyperparameters(checkpoint, checkpoint_path, kwargs)
+        checkpoint = cls._read_checkpoint(checkpoint_path, map_location, hparams_file, weights_only)
+        module: Any = cls._from_hyperparameters(checkpoint, checkpoint_path, kwargs)
         if hasattr(module, "on_load_checkpoint"):
             module.on_load_checkpoint(checkpoint)
         try:

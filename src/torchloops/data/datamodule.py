@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torchloops.errors import CheckpointError
 from torchloops.hooks import base_class
-from torchloops.hparams import HyperparametersMixin, hparams_from_file, refuse_unsafe
+from torchloops.hparams import HyperparametersMixin
 from torchloops.module_hooks import DataHooks
 
 if TYPE_CHECKING:
@@ -101,18 +101,13 @@ class DataModule(HyperparametersMixin, DataHooks):
             CheckpointError: no such file, or it holds no hyper-parameters of a data module.
             ConfigurationError: ``weights_only=False``.
         """
-        from torchloops.trainer.checkpoint_file import read_checkpoint
-
-        refuse_unsafe(weights_only)
-        checkpoint = read_checkpoint(checkpoint_path, map_location or "cpu")
-        if hparams_file is not None:
-            checkpoint = {**checkpoint, cls.CHECKPOINT_HYPER_PARAMS_KEY: hparams_from_file(hparams_file)}
-        elif cls.CHECKPOINT_HYPER_PARAMS_KEY not in checkpoint and not kwargs:
+        checkpoint = cls._read_checkpoint(checkpoint_path, map_location, hparams_file, weights_only)
+        if cls.CHECKPOINT_HYPER_PARAMS_KEY not in checkpoint and not kwargs:
             raise CheckpointError(
                 f"{checkpoint_path} holds no hyper-parameters of a data module. Call self.save_hyperparameters() in "
                 f"{cls.__name__}.__init__ before training, or give the arguments to load_from_checkpoint."
             )
-        datamodule = cls.from_hyperparameters(checkpoint, checkpoint_path, kwargs)
+        datamodule = cls._from_hyperparameters(checkpoint, checkpoint_path, kwargs)
         if isinstance(state := checkpoint.get("datamodule"), dict) and state:
             datamodule.load_state_dict(state)
         return datamodule
