@@ -27,11 +27,12 @@ def attempt(request: dict[str, Any]) -> None:
     from scenarios import find_scenario
 
     from torchloops import seed_everything
-    from torchloops.errors import ResumeWarning
+    from torchloops.errors import PossibleUserWarning, ResumeWarning
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     warnings.simplefilter("ignore", ResumeWarning)
+    warnings.simplefilter("ignore", PossibleUserWarning)
     os.chdir(request["folder"])
     seed_everything(SEED)
     study = find_scenario(request["scenario"])(RUN, request.get("saving"))

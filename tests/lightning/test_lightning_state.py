@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 
 import torchloops
 from torchloops import Callback, CSVLogger
-from torchloops.errors import CheckpointError
 
 
 def test_trainer_properties_seen_in_hooks(make_ours):
@@ -401,13 +400,6 @@ def test_checkpoint_hooks_of_a_lightning_module(fit_ours, tmp_path):
     fit_ours(module, loader(), max_epochs=2, fit_options={"ckpt_path": tmp_path / "ours.ckpt"})
     assert module.extra == 42
     assert Remembering.load_from_checkpoint(tmp_path / "ours.ckpt", weights_only=True).extra == 42
-
-
-def test_resuming_a_lightning_module_from_a_checkpoint_of_lightning_is_refused(fit_theirs, fit_ours, tmp_path):
-    theirs = fit_theirs(Classifier(), loader(), max_epochs=1)
-    theirs.save_checkpoint(tmp_path / "theirs.ckpt")
-    with pytest.raises(CheckpointError):
-        fit_ours(Classifier(), loader(), max_epochs=2, fit_options={"ckpt_path": tmp_path / "theirs.ckpt"})
 
 
 @pytest.mark.parametrize("kind", [Classifier, Adversarial])

@@ -232,7 +232,7 @@ def test_interrupted_and_resumed_with_last(make_trainer):
     with pytest.raises(KeyboardInterrupt):
         first.fit(module, LOADERS["shuffled"]())
     resumed = Model(optimizer="Adam")
-    second = make_trainer(max_epochs=4, enable_checkpointing=True)
+    second = make_trainer(max_epochs=4, callbacks=ModelCheckpoint(), enable_checkpointing=True)
     second.fit(resumed, LOADERS["shuffled"](), ckpt_path="last")
     assert equal_states(resumed.state_dict(), whole.state_dict())
     assert second.global_step == 20

@@ -147,6 +147,7 @@ def test_a_fit_that_goes_on_after_all_is_saved_again(fit, tmp_path):
     assert torch.load(tmp_path / "on/checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
 
 
+@pytest.mark.filterwarnings("ignore:The checkpoint holds the state of callbacks")
 def test_the_rest_of_an_epoch_that_was_closed_is_not_left_out_without_a_word(fit, tmp_path):
     saved = ModelCheckpoint(dirpath=tmp_path / "own", save_last=True)
     fit("cut", max_steps=7, callbacks=[saved])
@@ -181,6 +182,7 @@ def test_a_fit_that_a_program_stopped_goes_on_with_higher_limits_only(fit, caplo
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:The checkpoint holds the state of callbacks")
 @pytest.mark.parametrize("validate", [0.4, 1.0])
 @pytest.mark.parametrize("now", [list, lambda: [EarlyStopping("flat", patience=5)]])
 def test_a_fit_that_early_stopping_ended_goes_on_with_more_patience_or_without_it(extended, validate, now):

@@ -130,7 +130,7 @@ CHECKPOINT = {
     **WEIGHTS, **_RUN, "format": Whole(1), "outer_runs": [_RUN], "loop_tree": _loop_tree,
     "evaluation_loops": {"validate_loop?": _loop_tree, "test_loop?": _loop_tree}, "torchmetrics": _METRICS,
     "gradients": TENSORS, "buffers?": TENSORS, "attributes?": _ATTRIBUTES, "datamodule_attributes?": _ATTRIBUTES,
-    "limits?": _STOPPING,
+    "limits?": _STOPPING, "threads?": Either(Whole(1), None), "loops?": {str: Any},
     "modes": Either({"frozen": [str], "evaluating": [str]}, None),
     "precision": {str: Any}, "datamodule": Any,
     "first_batches?": Either({"random": random_states, "loader": {str: Any}}, None),
