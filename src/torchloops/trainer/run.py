@@ -329,19 +329,22 @@ class Run:
             by_step: what was logged per step, as it was last: for those that have a row an epoch alone.
             step: the step; None: `logger_step`.
         """
-        metrics, of_steps = self._for_loggers(metrics), self._for_loggers(by_step or {})
+        of_steps = by_step or {}
+        if self._logger_prefix:
+            metrics, of_steps = self._for_loggers(metrics), self._for_loggers(of_steps)
         self._logged_values |= {**metrics, **of_steps}
+        here = self.logger_step if step is None else step
         for logger in self.loggers if self._writes else ():
             if getattr(logger, "row_an_epoch", False):
                 given = {**metrics, **of_steps}
                 if given:
                     epoch = {"epoch": self.state.current_epoch} if self.state.in_epoch else {}
-                    logger.log_metrics({**given, **epoch}, step=self.logger_step if step is None else step)
+                    logger.log_metrics({**given, **epoch}, step=here)
             elif metrics:
                 given = dict(metrics)
                 if step is None and "step" not in given:
                     given.setdefault("epoch", self.state.current_epoch)
-                own = given.pop("step", self.logger_step) if step is None else step
+                own = given.pop("step", here) if step is None else here
                 logger.log_metrics(given, step=int(own))
 
     @contextmanager
@@ -354,8 +357,7 @@ class Run:
             self._logger_prefix = before
 
     def _for_loggers(self, metrics: dict[str, float]) -> dict[str, float]:
-        prefix = self._logger_prefix
-        return {f"{prefix}{name}": value for name, value in metrics.items()} if prefix else metrics
+        return {f"{self._logger_prefix}{name}": value for name, value in metrics.items()}
 
     @property
     def logger_step(self) -> int:
@@ -367,8 +369,8 @@ class Run:
         state = self.state
         if state.batches_that_stepped is None:
             return state.global_step
-        is_behind = state.is_behind_step and state.in_epoch and not state.in_batch
-        return max(state.batches_that_stepped - is_behind, 0)
+        number = state.batches_that_stepped
+        return number - 1 if number and state.is_behind_step and state.in_epoch and not state.in_batch else number
 
     def log_step(self) -> None:
         """Hand the values of a training step to the loggers; loops call it every ``log_every_n_steps`` batches."""
