@@ -31,6 +31,7 @@ _WHERE = {
     "ModelCheckpoint": "torchloops.callbacks",
     "ModelSummary": "torchloops.callbacks",
     "OptimizerLoop": "torchloops.loops",
+    "OuterLoop": "torchloops.loops",
     "PredictionEpochLoop": "torchloops.loops",
     "PredictionLoop": "torchloops.loops",
     "Probabilities": "torchloops.vision",

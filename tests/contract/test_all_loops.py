@@ -18,6 +18,7 @@ from torchloops import (
     Loop,
     ManualLoop,
     OptimizerLoop,
+    OuterLoop,
     PredictionEpochLoop,
     PredictionLoop,
     TrainingBatchLoop,
@@ -101,6 +102,25 @@ def images():
 GUIDED = {"guide_dataloader": random_loader(16, 8, seed=3)}
 STUDY = {"make_module": Dropping, "make_data": study}
 
+
+class TwoSeeds(OuterLoop):
+    """Fits twice from the same weights, and keeps the better score."""
+
+    saved = ("start", "scores")
+
+    def start_over(self):
+        self.scores = []
+
+    @property
+    def done(self):
+        return len(self.scores) == 2
+
+    def advance(self):
+        with self.trainer.isolated(f"seed_{len(self.scores)}", start=self.start, seed=len(self.scores)) as run:
+            run.once("fit", self.fit_loop.run)
+            self.scores.append(run.once("score", lambda: self.trainer.evaluate("validate")))
+
+
 LOOPS = {
     "FitLoop": (FitLoop, "fit_loop", {}),
     "TrainingEpochLoop": (TrainingEpochLoop, "epoch_loop", {}),
@@ -133,6 +153,7 @@ LOOPS = {
     "ValidationGuidedLoop, reweighting": (partial(ValidationGuidedLoop, scale="reweight"), "epoch_loop", {}),
     "YieldLoop": (YieldLoop, "optimizer_loop", {"make_module": Halves}),
     "KFoldLoop over ActiveLearningLoop": (folds_of_rounds, "fit_loop", STUDY),
+    "OuterLoop, one of a user's": (partial(around, TwoSeeds), "fit_loop", {}),
     "a loop from scratch": (FromScratch, "fit_loop", {}),
 }
 

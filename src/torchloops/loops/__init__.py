@@ -19,6 +19,7 @@ from torchloops.loops.fit_loop import FitLoop
 from torchloops.loops.loop import Loop, Progress
 from torchloops.loops.manual_loop import ManualLoop
 from torchloops.loops.optimizer_loop import OptimizerLoop
+from torchloops.loops.outer_loop import OuterLoop
 from torchloops.loops.prediction_epoch_loop import PredictionEpochLoop
 from torchloops.loops.prediction_loop import PredictionLoop
 from torchloops.loops.training_batch_loop import TrainingBatchLoop
@@ -31,6 +32,7 @@ __all__ = [
     "Loop",
     "ManualLoop",
     "OptimizerLoop",
+    "OuterLoop",
     "PredictionEpochLoop",
     "PredictionLoop",
     "Progress",

@@ -13,12 +13,12 @@ from torchloops.advanced.active_learning.labelled_map import RECORDS, LabelRecor
 from torchloops.advanced.active_learning.querying import QUERY, PoolQuery, Query
 from torchloops.advanced.active_learning.records import new_round, note_query, queries_table, rounds_table
 from torchloops.advanced.active_learning.stopping import StoppingCriterion, StudyProgress
-from torchloops.advanced.outer import OuterLoop
 from torchloops.data.asking import Asker
 from torchloops.data.fingerprint import check_same, describe
 from torchloops.data.outputs import Meaning, check_outputs_name
 from torchloops.data.reader import Reader, declared_classes
 from torchloops.errors import ConfigurationError, DataError
+from torchloops.loops import OuterLoop
 from torchloops.schema import COUNT, Either, check
 from torchloops.trainer.checkpoint_schema import LIMITS, MEANING, SNAPSHOT
 
@@ -137,7 +137,6 @@ class ActiveLearningLoop(OuterLoop):
         check_outputs_name(outputs)
         self._reader: Reader | None = None
         self._meaning: Meaning | None = None
-        self._start: Any = None
         self._rows: list[dict[str, Any]] = []
         self._records: list[LabelRecord] = []
         self._query: Query | None = None
@@ -190,17 +189,15 @@ class ActiveLearningLoop(OuterLoop):
         return next((reason for rule in self.stopping if (reason := rule(progress)) is not None), None)
 
     def start_over(self) -> None:
-        self._rows, self._start, self._query, self._meaning = [], None, None, None
+        self._rows, self._query, self._meaning = [], None, None
 
     def on_run_start(self) -> None:
-        self.check_connected()
+        super().on_run_start()
         saved, self._saved = self._saved, None
         if saved is not None and self.restarting:
             self.datamodule.load_state_dict(saved)
         self._records = self.datamodule.labelled_map.records
-        if self._start is None:
-            self._start = self.trainer.snapshot()
-        self.trainer.complete(self._start)
+        self.trainer.complete(self.start)
         self._reader = self._make_reader()
         self._check_early()
 
@@ -213,7 +210,7 @@ class ActiveLearningLoop(OuterLoop):
                 return
         data, trainer = self.datamodule, self.trainer
         index, start = data.round, perf_counter()
-        fresh = self._start if self.should_reset_weights else None
+        fresh = self.start if self.should_reset_weights else None
         data.note("training", self._rows)
         with trainer.isolated(f"round_{index}", start=fresh) as run:
             run.state.limits.max_epochs = self.fit_limits["max_epochs"]
@@ -297,7 +294,7 @@ class ActiveLearningLoop(OuterLoop):
             )
         self._pool_query.check()
         if not self.restarting:
-            self._start.restore(self.trainer.module)
+            self.start.restore(self.trainer.module)
 
     def _ask(self) -> None:
         """Score the pool, then have the best of it labelled; saved after each, so that neither is done twice.
@@ -334,7 +331,7 @@ class ActiveLearningLoop(OuterLoop):
         data = self.datamodule.state_dict() if attached else self._saved
         return {
             "rows": [dict(row) for row in self._rows],
-            "start": None if self._start is None else self._start.state_dict(),
+            "start": None if self.start is None else self.start.state_dict(),
             "data": data,
             "records": records_to_state(self._records) if data is None else None,  # else they are in the data's state
             "query": None if self._query is None else self._query.state_dict(),
@@ -357,7 +354,7 @@ class ActiveLearningLoop(OuterLoop):
         self._meaning = None if meaning is None else Meaning(**meaning)
         self._rows = [dict(row) for row in state_dict["rows"]]
         start, query = state_dict["start"], state_dict.get("query")
-        self._start = None if start is None else Snapshot.from_state_dict(start)
+        self.start = None if start is None else Snapshot.from_state_dict(start)
         self._query = None if query is None else Query.from_state_dict(query)
         self._saved = state_dict["data"]
         records = state_dict.get("records") or (self._saved or {}).get("labelled_map", {}).get("records", [])

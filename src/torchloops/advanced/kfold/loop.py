@@ -29,13 +29,14 @@ from torchloops.advanced.kfold.records import FoldResult, folds_table, inner_tab
 from torchloops.advanced.kfold.splits import Splits
 from torchloops.advanced.kfold.state import KFOLD_STATE, KFoldState
 from torchloops.advanced.kfold.worker import has_jobs, remove_jobs, take_over_jobs
-from torchloops.advanced.outer import OuterLoop
 from torchloops.data.fingerprint import check_same, describe
 from torchloops.data.label_values import as_array
 from torchloops.data.outputs import Meaning, check_outputs_name
 from torchloops.errors import ConfigurationError
+from torchloops.loops import OuterLoop
 from torchloops.schema import check
 from torchloops.trainer.loaders import as_loaders
+from torchloops.trainer.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -268,14 +269,13 @@ class KFoldLoop(OuterLoop):
         self._state = KFoldState()
 
     def on_run_start(self) -> None:
-        self.check_connected()
+        super().on_run_start()
         trainer, state = self.trainer, self._state
         self._module, self._folder = trainer.module, find_folder(self.export_path, trainer.run)
         self._data = find_data(trainer)
         find_splits(self, self._data, self._folder, state)
         self._to_run = check_folds(self._folds, state.count, state.unfinished)
-        state.start = state.start or trainer.snapshot()
-        trainer.complete(state.start)
+        trainer.complete(self.start)
         self._check_early()
         self._take_finished()
         self._fold_plan = self._make_plan()
@@ -320,7 +320,7 @@ class KFoldLoop(OuterLoop):
         trainer, state = self.trainer, self._state
         self._test_ensemble()
         if not self.refit and (self.refit is not None or not trainer.run_name):
-            state.start.restore(trainer.module, keep_records=True)
+            self.start.restore(trainer.module, keep_records=True)
             trainer.returned_optimizers.put_back()
         elif not state.is_refitted:
             run_final(trainer, self.fit_loop, self._data, self._fold_plan)
@@ -384,7 +384,7 @@ class KFoldLoop(OuterLoop):
         if self.checkpoint == "best":
             monitor = find_monitor(self.monitor, self.mode, self.trainer.callbacks)
         return FoldPlan(
-            self._state.start,
+            self.start,
             self.seed,
             self.new_weights,
             self.inner_split,
@@ -423,7 +423,7 @@ class KFoldLoop(OuterLoop):
         if meaning is not None:
             check_votes(self.test_ensemble, meaning)
         if not self.restarting:
-            state.start.restore(trainer.module)
+            self.start.restore(trainer.module)
 
     def _read(self, result: FoldResult) -> None:
         """Read the answers of a fold by the meaning that is common to all; the first fold's settle it."""
@@ -495,21 +495,20 @@ class KFoldLoop(OuterLoop):
         return {name: describe(getattr(self, name)) for name in ("splitter", "predict", "to_probabilities", "outputs")}
 
     @property
-    def start(self) -> Any:
-        """The module that folds start from; None before the first run."""
-        return self._state.start
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What changes the result of a fold in the current run, by name, as plain data."""
         own = {name: getattr(self, name) for name in self.fixed_settings}
         return {**settings_of(self.trainer), **own, **self._made_by, **self._state.data, **self.fit_limits}
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        return {**self._state.state_dict(), "made_by": self._made_by, "limits": self.limits_state()}
+        start = None if self.start is None else self.start.state_dict()
+        own = {"start": start, "made_by": self._made_by, "limits": self.limits_state()}
+        return {**self._state.state_dict(), **own}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         check(state_dict, KFOLD_STATE, "KFoldLoop: state")
         self.check_limits(state_dict.get("limits", {}))
         check_same("KFoldLoop", state_dict.get("made_by", {}), self._made_by)
         self._state = KFoldState.from_state_dict(state_dict)
+        start = state_dict["start"]
+        self.start = None if start is None else Snapshot.from_state_dict(start)

@@ -41,7 +41,6 @@ class KFoldState:
         results: of finished folds, by fold.
         arrived: of folds that ended in other processes before one whose turn is earlier.
         unfinished: the fold that is running in this process.
-        start: the module that folds start from.
         splits: the folds; None where the data module makes them.
         on_disk: hash of the weights of each fold whose weights ``export_path`` holds; checkpoints leave those out.
         data: what identifies the data.
@@ -57,7 +56,6 @@ class KFoldState:
     results: dict[int, FoldResult] = field(default_factory=dict)
     arrived: dict[int, FoldResult] = field(default_factory=dict)
     unfinished: int | None = None
-    start: Any = None
     splits: Splits | None = None
     on_disk: dict[int, str] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -109,7 +107,6 @@ class KFoldState:
             "results": [self._state_of(self.results[fold]) for fold in sorted(self.results)],
             "arrived": [result.state_dict() for result in self.arrived.values()],
             "missing_folds": self.missing,
-            "start": None if self.start is None else self.start.state_dict(),
             "splits": None if self.splits is None else self.splits.to_dict(),
             **{name: getattr(self, name) for name in _PLAIN},
         }
@@ -121,9 +118,7 @@ class KFoldState:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> KFoldState:
         """The state that `state_dict` described; format 1 had less."""
-        from torchloops.trainer.snapshot import Snapshot
-
-        start, splits, results = state["start"], state["splits"], state["results"]
+        splits, results = state["splits"], state["results"]
         numbers = sorted([each["row"]["fold"] for each in results] + state["missing_folds"])
         if numbers != list(range(len(numbers))) or state.get("unfinished") not in (None, *numbers):
             raise CheckpointError(
@@ -134,7 +129,6 @@ class KFoldState:
             len(results) + len(state["missing_folds"]),
             _by_fold(results),
             _by_fold(state.get("arrived", [])),
-            start=None if start is None else Snapshot.from_state_dict(start),
             splits=None if splits is None else Splits.from_dict(splits),
             on_disk={each["row"]["fold"]: each["weights_hash"] for each in results if "weights_hash" in each},
             **{name: state[name] for name in _PLAIN if name in state},

@@ -1,4 +1,4 @@
-"""What loops around fits have in common: a slot for the fit, and going on with a run that was cut."""
+"""OuterLoop: a loop around fits."""
 
 from __future__ import annotations
 
@@ -12,13 +12,24 @@ __all__ = ["OuterLoop"]
 
 
 class OuterLoop(Loop):
-    """Base of loops that run a fit in each iteration.
+    """Base of loops that run a fit in each iteration: cross-validation, active learning, and one of yours.
 
-    A subclass says in `start_over` what belongs to one run, and saves `limits_state` with its own state. A run that
-    was loaded goes on where it was cut, or where it had ended and its limits were raised; any other starts over.
+    A subclass says when it is ``done``, how to ``advance``, in `start_over` what a run gathers, and in ``saved`` the
+    names of those attributes and ``"start"``. A run that was loaded goes on where it was cut, or where it had ended and
+    its limits were raised; any other starts over.
+
+        start_over()                              # unless it goes on with a saved run
+        start = trainer.snapshot()
+        while not done:
+            advance()                             # with trainer.isolated(name, start=start): fit_loop.run()
+
+    Attributes:
+        fit_loop: the loop of a fit.
+        start: the module as it was when the run began, for ``trainer.isolated(..., start=self.start)``; None before.
     """
 
     fit_loop: Loop
+    start: Any = None
 
     def connect(self, fit_loop: Loop | None = None, **loops: Loop) -> None:
         """Attach the loop of a fit: ``loop.connect(trainer.fit_loop)``."""
@@ -29,7 +40,19 @@ class OuterLoop(Loop):
 
     def reset(self) -> None:
         if not self.restarting:
+            self.start = None
             self.start_over()
+
+    def on_run_start(self) -> None:
+        self.check_connected()
+        if self.start is None:
+            self.start = self.trainer.snapshot()
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        return {"limits": self.limits_state()}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        self.check_limits(state_dict.get("limits", {}))
 
     def check_connected(self) -> None:
         """Refuse to run without a fit.
