@@ -11,6 +11,8 @@ from torchloops.errors import ConfigurationError
 
 __all__ = ["given_path", "readable", "sync_folder", "write_whole"]
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of a storage; a Path folds the two slashes, a drive is one letter
+
 
 def given_path(path: str | os.PathLike[str], name: str) -> Path:
     """A path that a user gave, with ``~`` replaced by the home folder.
@@ -23,7 +25,7 @@ def given_path(path: str | os.PathLike[str], name: str) -> Path:
         ConfigurationError: the path is empty, or an address such as ``s3://...``.
     """
     text = os.fspath(path)
-    if "://" in text:
+    if _ADDRESS.match(text):
         raise ConfigurationError(
             f"{name}={text!r} is an address of a storage, and files are written to and read from folders only. Give a "
             "folder, mount the storage, or copy files there in a logger's after_save_checkpoint(callback)."

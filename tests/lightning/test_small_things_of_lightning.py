@@ -2,6 +2,7 @@
 
 import enum
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,8 +133,9 @@ def test_a_resume_without_a_callback_that_has_a_state_says_so(tmp_path):
 # what is not here
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/run", "memory://run", "gs://b"])
-def test_addresses_of_storages_are_refused(address, tmp_path):
+@pytest.mark.parametrize("address", ["s3://bucket/run", "memory://run", "gs://b", Path("s3://bucket/run")])
+def test_addresses_of_storages_are_refused(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     refused = pytest.raises(ConfigurationError, match="is an address of a storage")
     with refused:
         Trainer(default_root_dir=address)
@@ -148,3 +150,4 @@ def test_addresses_of_storages_are_refused(address, tmp_path):
         trainer.save_checkpoint(f"{address}/last.ckpt")
     with refused:
         TinyClassifier.load_from_checkpoint(f"{address}/last.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} <= {"checkpoints"}

@@ -1,5 +1,6 @@
 """Several training loaders in one step: as Lightning combines them, and resumed exactly."""
 
+import collections
 import contextlib
 import warnings
 
@@ -179,14 +180,15 @@ def test_several_training_loaders_are_combined_as_by_lightning(kind):
     assert len(seen[0]) == 8
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 7, 9])
-@pytest.mark.parametrize("mode", MODES)
+CUTS = [(mode, cut) for mode in MODES for cut in (1, 2, 3, 4, 5, 7, 9) if mode != "min_size" or cut < 6]
+
+
+@pytest.mark.parametrize(("mode", "cut"), CUTS)
 def test_a_cut_run_goes_on_with_the_same_batches(tmp_path, mode, cut):
     whole, _ = fit(CombinedLoader(loaders(), mode))
-    if cut > len(whole):
-        pytest.skip("the run is shorter")
     before, _ = fit(CombinedLoader(loaders(), mode), callbacks=[StopAt(cut)], root=tmp_path)
     after, trainer = fit(CombinedLoader(loaders(), mode), root=tmp_path, ckpt_path=tmp_path / "cut.ckpt")
+    assert len(before) == cut < len(whole)
     assert before == whole[:cut]
     assert after == whole  # the module's list is an attribute that is resumed too
     assert trainer.global_step == len(whole)
@@ -245,3 +247,8 @@ def test_wrong_modes_and_nothing():
         CombinedLoader([[1]], "max_size_cyle")
     with pytest.raises(DataError, match="no loaders"):
         CombinedLoader({})
+
+
+def test_a_named_tuple_of_loaders_gives_named_tuples():
+    Pair = collections.namedtuple("Pair", "a b")
+    assert list(CombinedLoader(Pair([1, 2], [3, 4]))) == [Pair(1, 3), Pair(2, 4)]

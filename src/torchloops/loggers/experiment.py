@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,10 @@ class Experiment:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._tensorboard: Any = None
-        self._has_tensorboard: bool | None = None
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("add_"):
-            if name.startswith("__") or name in ("_logger", "_tensorboard", "_has_tensorboard"):
+            if name.startswith("__") or name in ("_logger", "_tensorboard"):
                 raise AttributeError(name)
             return getattr(self._logger, name)
         if not is_first_process():
@@ -48,11 +48,8 @@ class Experiment:
             raise ConfigurationError(f"experiment.{name}() needs the package tensorboard: pip install tensorboard.")
         return partial(_WITHOUT[name], Path(self._logger.log_dir))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_logger": self._logger, "_tensorboard": None, "_has_tensorboard": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+    def __reduce__(self) -> Any:
+        return Experiment, (self._logger,)
 
     def flush(self) -> None:
         """Write what TensorBoard holds."""
@@ -66,14 +63,8 @@ class Experiment:
             self._tensorboard = None
 
     def _writer(self) -> Any:
-        if self._has_tensorboard is None:
-            try:
-                import tensorboard  # noqa: F401
-
-                self._has_tensorboard = True
-            except ImportError:
-                self._has_tensorboard = False
-        if self._has_tensorboard and self._tensorboard is None:
+        """TensorBoard's; None where it is not installed."""
+        if self._tensorboard is None and find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._tensorboard = SummaryWriter(self._logger.log_dir)

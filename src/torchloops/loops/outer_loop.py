@@ -47,6 +47,7 @@ class OuterLoop(Loop):
         self.check_connected()
         if self.start is None:
             self.start = self.trainer.snapshot()
+        self.trainer.complete(self.start)
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         return {"limits": self.limits_state()}

@@ -111,7 +111,7 @@ class TrainingEpochLoop(Loop):
         iterator = batches.start_epoch(trainer.current_epoch, skip=self.progress.current)
         bound.next_batch = trainer.timed("next_batch", iterator.__next__)
         bound.results.place = "training_step"
-        if bound.state.batches_that_stepped is None:  # of a run from before there was such a count: one a step, perhaps
+        if bound.state.batches_that_stepped is None:  # a new run, or a checkpoint that had no such count
             bound.state.batches_that_stepped = trainer.global_step
         if self.restarting:
             trainer.go_on()

@@ -30,7 +30,7 @@ NOT_HERE = {
     "move_metrics_to_cpu": "leave it out: logged values stay on their device until they are read",
     "multiple_trainloader_mode": "give CombinedLoader({...}, mode) as the training loader",
     "num_processes": "give devices=",
-    "prepare_data_per_node": "leave it out: prepare_data runs once on every node",
+    "prepare_data_per_node": "set the attribute of that name on the module or data module",
     "process_position": "give a RichProgressBar among the callbacks",
     "progress_bar_refresh_rate": "give RichProgressBar(refresh_rate=seconds) among the callbacks",
     "reload_dataloaders_every_epoch": "give reload_dataloaders_every_n_epochs=1",

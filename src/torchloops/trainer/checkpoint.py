@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchloops.data import DataModule
 from torchloops.errors import CheckpointError, ConfigurationError, ResumeWarning, taking_back
 from torchloops.files import given_path
 from torchloops.hooks import is_overridden
+from torchloops.hparams import HyperparametersMixin
 from torchloops.loops import FitLoop
 from torchloops.loops.tree import loops_in
 from torchloops.paths import is_inside
@@ -61,17 +63,15 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run
     Raises:
         CheckpointError: something in it is no plain data, so a safe load would refuse it.
     """
-    module, run = trainer.module, trainer.run
+    module, run, datamodule = trainer.module, trainer.run, trainer.sources.outermost
     checkpoint: dict[str, Any] = {
         "format": FORMAT,
         "pytorch-lightning_version": _LIGHTNING_VERSION,
         "epoch": trainer.current_epoch,
         "global_step": trainer.global_step,
         "state_dict": module.state_dict(),
-        "hparams_name": getattr(module, "_hparams_name", None) or "kwargs",
-        "hparams_of_bases": list(getattr(module, "_hparams_of_bases", ())),
-        "hyper_parameters": saved_hyperparameters(module),
-        **_hyperparameters_of_data(trainer.sources.outermost),
+        **_hyperparameters(module, HyperparametersMixin),
+        **(_hyperparameters(datamodule, DataModule) if getattr(datamodule, "_hparams_name", None) else {}),
     }
     is_part = inner_run_only and bool(trainer.outer_runs)
     if is_part and not weights_only:
@@ -87,11 +87,11 @@ def collect_checkpoint(trainer: Lifecycle, weights_only: bool = False, inner_run
             "gradients": _gradients(trainer),
             "modes": modes_of(module, run.modes_outside),
             "precision": trainer.engine.precision_state(),
-            "datamodule": state_of(trainer.sources.outermost),
+            "datamodule": state_of(datamodule),
             "first_batches": trainer.sources.first_batches_drawn_from,
             "buffers": collect_buffers(module),
             "attributes": _changes_in(module, trainer.attribute_changes),
-            "datamodule_attributes": _changes_in(trainer.sources.outermost, trainer.data_changes),
+            "datamodule_attributes": _changes_in(datamodule, trainer.data_changes),
             "settings": collect_settings(trainer),
             "limits": limits_of(trainer),
             "threads": trainer.threads,
@@ -268,15 +268,12 @@ def _restore_loops(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
         top.__dict__["_restarting"] = True
 
 
-def _hyperparameters_of_data(datamodule: Any) -> dict[str, Any]:
-    """Those of a data module, under Lightning's keys; empty where it has saved none."""
-    saved = saved_hyperparameters(datamodule) if getattr(datamodule, "_hparams_name", None) else {}
-    if not saved:
-        return {}
+def _hyperparameters(owner: Any, kind: type[HyperparametersMixin]) -> dict[str, Any]:
+    """Those of a module or data module, ours or Lightning's, under the keys of its kind."""
     return {
-        "datamodule_hparams_name": datamodule._hparams_name,
-        "datamodule_hparams_of_bases": list(getattr(datamodule, "_hparams_of_bases", ())),
-        "datamodule_hyper_parameters": saved,
+        kind.CHECKPOINT_HYPER_PARAMS_NAME: getattr(owner, "_hparams_name", None) or "kwargs",
+        kind.CHECKPOINT_HYPER_PARAMS_BASES: list(getattr(owner, "_hparams_of_bases", ())),
+        kind.CHECKPOINT_HYPER_PARAMS_KEY: saved_hyperparameters(owner),
     }
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchloops.errors import ConfigurationError, DataError, did_you_mean
 from torchloops.schema import check
 
-__all__ = ["CombinedLoader", "is_combined", "ours"]
+__all__ = ["CombinedLoader", "as_combined", "holds_loaders"]
 
 _MODES = ("min_size", "max_size", "max_size_cycle", "sequential")
 _STATE = {"batches": [Any], "ended": [bool], "turn": int, "given": int, "begun": [bool]}
@@ -101,9 +101,7 @@ class CombinedLoader:
                 yield batch
 
     def _together(self) -> Iterator[Any]:
-        from torchloops.trainer.loaders import gives_what_it_says
-
-        number = len(self) if all(map(gives_what_it_says, self.flattened)) else float("inf")
+        number = len(self) if all(batches.has_length for batches in self._batches) else float("inf")
         while self._given < number:
             found = [self._next(index) for index in range(len(self._batches))]
             if all(self._ended) or (self.mode == "min_size" and any(self._ended)):
@@ -192,7 +190,8 @@ def _built_like(item: Any, values: Iterator[Any], is_top: bool = True) -> Any:
     if isinstance(item, dict):
         return {name: _built_like(part, values, False) for name, part in item.items()}
     if isinstance(item, list | tuple) and (is_top or holds_loaders(item)):
-        return type(item)([_built_like(part, values, False) for part in item])
+        make = getattr(type(item), "_make", type(item))  # a named tuple takes its items apart
+        return make([_built_like(part, values, False) for part in item])
     return next(values)
 
 
@@ -210,16 +209,9 @@ def _is_batches(item: Any) -> bool:
     return isinstance(item, list) and bool(item) and isinstance(item[0], list | tuple | dict)
 
 
-def is_combined(loader: Any) -> bool:
-    """Whether a loader is ours or Lightning's ``CombinedLoader``."""
+def as_combined(loader: Any) -> CombinedLoader | None:
+    """A ``CombinedLoader``, ours or, whose iterator gives other things, Lightning's, as one of ours; None: no such."""
     kind = type(loader)
-    is_lightnings = kind.__name__ == "CombinedLoader" and kind.__module__.split(".")[0] in _LIGHTNING
-    return isinstance(loader, CombinedLoader) or is_lightnings
-
-
-def ours(loader: Any) -> CombinedLoader:
-    """A ``CombinedLoader`` of Lightning, whose iterator gives other things, as one of ours."""
-    return loader if isinstance(loader, CombinedLoader) else CombinedLoader(loader.iterables, loader._mode)
-
-
-_LIGHTNING = ("pytorch_lightning", "lightning")
+    if kind.__name__ == "CombinedLoader" and kind.__module__.split(".")[0] in ("pytorch_lightning", "lightning"):
+        return CombinedLoader(loader.iterables, loader._mode)
+    return loader if isinstance(loader, CombinedLoader) else None

@@ -15,7 +15,7 @@ from torchloops.data.fingerprint import check_same, describe_loader
 from torchloops.data.source import draws_nothing
 from torchloops.errors import DataError, ResumeWarning, taking_back
 from torchloops.seeding import derive_seed, random_state, restore_random_state
-from torchloops.trainer.combined import is_combined
+from torchloops.trainer.combined import CombinedLoader
 from torchloops.trainer.generators import isolated
 from torchloops.trainer.loaders import gives_what_it_says, number_of_batches
 from torchloops.trainer.object_state import FirstSeen, Objects, restore_states, states_of
@@ -51,6 +51,7 @@ class Batches:
         num_batches: batches an epoch has; infinite where the loader does not say.
         last: the batch given last ends the epoch; always False where ``num_batches`` is sure to be right, as it is not
             where a sampler or a loader of the user's says how many there are.
+        has_length: ``num_batches`` is sure to be right.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Batches:
         self._iterator: Iterator[Any] = iter(())
         self._source: Any = getattr(loader, "_dataloader", loader)
         self._indexed = indexed_loader(loader)
-        self._has_length = length < float("inf") and gives_what_it_says(self._source)
+        self.has_length = length < float("inf") and gives_what_it_says(self._source)
         self._stateful = stateful_parts(self._source)
         self._own: DataLoader[Any] | None = None
         self._order: Order | None = None
@@ -96,7 +97,7 @@ class Batches:
         names = ("dataset", "collate_fn") if is_loader else ()
         data = {name: getattr(source, name, None) for name in names}
         order = {name: getattr(source, name, None) for name in ("sampler", "batch_sampler")} if is_loader else {}
-        if not is_loader and not isinstance(source, list | tuple) and not is_combined(source):
+        if not is_loader and not isinstance(source, list | tuple) and not isinstance(source, CombinedLoader):
             order = {"loader": source}
         if self._indexed is None and not self._stateful:
             data, order = {}, {**order, **data}
@@ -150,8 +151,8 @@ class Batches:
         self._skipped, self._states_are_loaded = skip, False
         self._taken = skip
         keeps_state = self._indexed or self._stateful or self._data.generators or self._data.owners
-        self._keeps_ahead = not self._has_length and bool(keeps_state)
-        self._iterator = iterator if self._has_length else self._look_ahead(iterator, skip)
+        self._keeps_ahead = not self.has_length and bool(keeps_state)
+        self._iterator = iterator if self.has_length else self._look_ahead(iterator, skip)
         return self._iterator
 
     def note_first_draw(self) -> None:
@@ -173,7 +174,7 @@ class Batches:
         self._taken, self._reading, self._iterator = self._count_taken(), None, iter(())
         if self._own is not None:
             self._own._iterator = None
-        if is_combined(self._source):
+        if isinstance(self._source, CombinedLoader):
             self._source.reset()
 
     def rewind(self) -> None:
@@ -320,7 +321,7 @@ class Batches:
             self._reading = iter(loader)
             return self._reading
         if self._own is None or self._order is None:
-            prefetched = (loader.prefetch_factor or 0) * loader.num_workers + (not self._has_length)
+            prefetched = (loader.prefetch_factor or 0) * loader.num_workers + (not self.has_length)
             limit = int(self.num_batches) if self._limited else None
             self._order = Order(loader, not plain, limit, prefetched)
             self._own = loader_over(loader, self._order)

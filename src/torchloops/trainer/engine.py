@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from torchloops.errors import ConfigurationError
-from torchloops.trainer.combined import is_combined
+from torchloops.trainer.combined import CombinedLoader
 from torchloops.trainer.shares import share_of
 
 __all__ = ["Engine", "seed_everything"]
@@ -158,7 +158,7 @@ class Engine:
         """
         if self.world_size == 1:
             return loader
-        if is_combined(loader):
+        if isinstance(loader, CombinedLoader):
             return loader.mapped(lambda one: self.setup_loader(one, use_distributed_sampler))
         if not isinstance(loader, DataLoader):
             return loader

@@ -23,7 +23,7 @@ class KeptCheckpoint:
 
     monitor = best_model_score = current_score = None
     save_top_k = 1
-    save_last: bool | str | None = True
+    save_last = True
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper

@@ -6,11 +6,10 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from torchloops.errors import CheckpointError, ResumeWarning, taking_back
-from torchloops.hooks import is_overridden
 from torchloops.loops import FitLoop, TrainingEpochLoop
 from torchloops.schema import COUNT, check
 from torchloops.trainer.arguments import callback_key
-from torchloops.trainer.optimizer_states import load_each
+from torchloops.trainer.run_state import restore_optimizers, show_callbacks
 
 if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
@@ -117,10 +116,7 @@ def restore_lightnings(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
             f"{batches['current']['ready']}, and does not hold which samples were left. Take one of the end of an "
             "epoch, or begin a new fit from its weights: load_from_checkpoint."
         )
-    for callback in trainer.callbacks:
-        if is_overridden(callback, "on_load_checkpoint"):
-            with taking_back(f"{type(callback).__name__}.on_load_checkpoint"):
-                callback.on_load_checkpoint(trainer, trainer.module, checkpoint)
+    show_callbacks(trainer, checkpoint)
     load_weights(trainer, checkpoint)
     state = trainer.state
     state.current_epoch, state.global_step = processed, checkpoint["global_step"]
@@ -132,12 +128,7 @@ def restore_lightnings(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
     if own and hasattr(datamodule, "load_state_dict"):
         with taking_back(f"{type(datamodule).__name__} cannot take back its state"):
             datamodule.load_state_dict(own)
-    load_each("optimizers", trainer.optimizers, checkpoint["optimizer_states"], None)
-    for optimizer in trainer.optimizers:
-        optimizer._opt_called = True  # else torch warns of a scheduler that steps first
-    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    load_each("learning-rate schedulers", schedulers, checkpoint["lr_schedulers"], None)
-    trainer.run.optimization.load_steps(None, None, state.global_step)
+    restore_optimizers(trainer, checkpoint)
     left = _restore_callbacks(trainer, checkpoint.get("callbacks") or {})
     warnings.warn(
         f"The checkpoint was written by pytorch-lightning: the fit goes on with epoch {processed}. It holds no "
@@ -153,7 +144,8 @@ def _restore_callbacks(trainer: Lifecycle, saved: dict[str, Any]) -> list[str]:
     left = {key: state for key, state in saved.items() if state}
     for callback in trainer.callbacks:
         key = callback_key(callback)
-        theirs = f"EarlyStopping{ {name: getattr(callback, name, None) for name in ('monitor', 'mode')} }"
+        settings = {name: getattr(callback, name, None) for name in ("monitor", "mode")}
+        theirs = f"EarlyStopping{settings}"
         if hasattr(callback, "stopped_epoch") and theirs in left and key != theirs:
             state = left.pop(theirs)
             state = {**state, "stopping_reason": state.get("stopping_reason_message")}

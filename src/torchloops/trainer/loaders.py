@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from torchloops.errors import ConfigurationError, DataError
-from torchloops.trainer.combined import CombinedLoader, holds_loaders, is_combined, ours
+from torchloops.trainer.combined import CombinedLoader, as_combined, holds_loaders
 
 __all__ = ["as_loaders", "gives_what_it_says", "is_known_sampler", "number_of_batches"]
 
@@ -45,7 +45,7 @@ def number_of_batches(loader: Any, limit: float | int | None = None) -> float:
 
 def gives_what_it_says(loader: Any) -> bool:
     """Whether a loader is sure to have as many batches as its length says: a list, or torch's with torch's samplers."""
-    if is_combined(loader):
+    if isinstance(loader, CombinedLoader):
         return all(map(gives_what_it_says, loader.flattened))
     if not isinstance(loader, DataLoader):
         return isinstance(loader, list | tuple)
@@ -72,8 +72,7 @@ def as_loaders(given: Any, training: bool = False) -> list[Any]:
     """
     if given is None or (isinstance(given, list | tuple | Mapping) and not given):
         return []
-    if is_combined(given):
-        combined = ours(given)
+    if (combined := as_combined(given)) is not None:
         for loader in combined.flattened:
             as_loaders(loader)
         return combined.flattened if combined.mode == "sequential" and not training else [combined]

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import IterableDataset, Sampler
 
 from torchloops.seeding import is_generator, random_state, restore_random_state
-from torchloops.trainer.combined import is_combined
+from torchloops.trainer.combined import CombinedLoader
 from torchloops.trainer.loaders import is_known_sampler
 from torchloops.trainer.object_state import FirstSeen, Objects
 from torchloops.trainer.position import has_state
@@ -25,7 +25,7 @@ _LOOKS = 100
 
 def obstacles(loader: Any) -> list[str]:
     """Sentences on what keeps a run over ``loader`` from going on exactly within an epoch; empty: nothing known."""
-    if is_combined(loader):
+    if isinstance(loader, CombinedLoader):
         return [sentence for one in loader.flattened for sentence in obstacles(one)]
     loader = getattr(loader, "_dataloader", loader)
     found = []

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from torchloops.trainer.lifecycle import Lifecycle
     from torchloops.trainer.run import Run
 
-__all__ = ["OF_A_PROCESS", "collect_run", "restore_callback", "restore_run", "state_of", "warn_of_callbacks_left_out"]
+__all__ = [
+    "OF_A_PROCESS", "collect_run", "restore_callback", "restore_optimizers", "restore_run", "show_callbacks",
+    "state_of", "warn_of_callbacks_left_out",
+]  # fmt: skip
 
 OF_A_PROCESS = ("results", "data", "asked", "random")
 """Keys whose values differ from process to process."""
@@ -76,29 +79,9 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
     """
     run.restored = saved
     run.load_data_state(saved["data"])  # before the optimizers, which may ask for the number of batches
-    for callback in run.callbacks:
-        if is_overridden(callback, "on_load_checkpoint"):
-            with taking_back(f"{type(callback).__name__}.on_load_checkpoint"):
-                callback.on_load_checkpoint(trainer, trainer.module, {**checkpoint, **saved})
+    show_callbacks(trainer, {**checkpoint, **saved})
     if saved["optimizer_states"]:  # none: no loop had asked for the optimizers, as in an outer loop's own run
-        groups = saved.get("optimizer_groups") or {}
-
-        def prepare(number: int, optimizer: Any) -> None:
-            if groups:
-                with taking_back("the groups of the optimizers"):
-                    regroup(optimizer, trainer.module, groups["made"][number], groups["now"][number])
-
-        kinds = saved.get("optimizer_classes")
-        load_each("optimizers", trainer.optimizers, saved["optimizer_states"], kinds, prepare)
-        if groups:
-            run.groups.load_state_dict(groups)
-        for optimizer in trainer.optimizers:
-            optimizer._opt_called = bool(saved["global_step"])  # else torch warns of a scheduler that steps first
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        kinds = saved.get("lr_scheduler_classes")
-        load_each("learning-rate schedulers", schedulers, saved["lr_schedulers"], kinds)
-        counts = saved.get("optimizer_steps") or {}
-        run.optimization.load_steps(counts.get("steps"), counts.get("seen"), saved["global_step"])
+        restore_optimizers(trainer, saved)
     for callback in run.callbacks:
         restore_callback(run, callback)
     for logger, state in zip(run.loggers, saved["loggers"], strict=False):
@@ -122,6 +105,42 @@ def restore_run(trainer: Lifecycle, run: Run, saved: dict[str, Any], checkpoint:
     if saved["random"] is not None:
         _warn_of_other_devices(len(saved["random"]["cuda"]))
         restore_random_state(saved["random"])
+
+
+def show_callbacks(trainer: Lifecycle, checkpoint: dict[str, Any]) -> None:
+    """Call ``on_load_checkpoint`` of the callbacks."""
+    for callback in trainer.callbacks:
+        if is_overridden(callback, "on_load_checkpoint"):
+            with taking_back(f"{type(callback).__name__}.on_load_checkpoint"):
+                callback.on_load_checkpoint(trainer, trainer.module, checkpoint)
+
+
+def restore_optimizers(trainer: Lifecycle, saved: dict[str, Any]) -> None:
+    """Give optimizers and schedulers of the current run their states.
+
+    Args:
+        trainer: its Trainer.
+        saved: of `collect_run`, or of Lightning, which has neither classes nor groups nor counts.
+
+    Raises:
+        CheckpointError: they are others than those saved.
+    """
+    groups, run = saved.get("optimizer_groups") or {}, trainer.run
+
+    def prepare(number: int, optimizer: Any) -> None:
+        if groups:
+            with taking_back("the groups of the optimizers"):
+                regroup(optimizer, trainer.module, groups["made"][number], groups["now"][number])
+
+    load_each("optimizers", trainer.optimizers, saved["optimizer_states"], saved.get("optimizer_classes"), prepare)
+    if groups:
+        run.groups.load_state_dict(groups)
+    for optimizer in trainer.optimizers:
+        optimizer._opt_called = bool(saved["global_step"])  # else torch warns of a scheduler that steps first
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    load_each("learning-rate schedulers", schedulers, saved["lr_schedulers"], saved.get("lr_scheduler_classes"))
+    counts = saved.get("optimizer_steps") or {}
+    run.optimization.load_steps(counts.get("steps"), counts.get("seen"), saved["global_step"])
 
 
 def restore_callback(run: Run, callback: Any) -> None:

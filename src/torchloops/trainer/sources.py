@@ -10,7 +10,7 @@ from typing import Any
 from torchloops.errors import ConfigurationError
 from torchloops.hooks import is_overridden
 from torchloops.seeding import isolated_generators, random_state, restore_random_state
-from torchloops.trainer.combined import is_combined
+from torchloops.trainer.combined import CombinedLoader
 from torchloops.trainer.loaders import as_loaders, number_of_batches
 from torchloops.trainer.object_state import FirstSeen, restore_states, states_of
 from torchloops.trainer.position import own_generators
@@ -96,7 +96,7 @@ class DataSources:
 
     def _first_batches(self, loader: Any) -> list[Any]:
         """The first batches of a loader, kept; a resumed run draws the same ones."""
-        loaders = enumerate(loader.flattened if is_combined(loader) else [loader])
+        loaders = enumerate(loader.flattened if isinstance(loader, CombinedLoader) else [loader])
         own = {f"{at or ''}{name}": found for at, one in loaders for name, found in own_generators(one).items()}
         with isolated_generators():
             saved = self.first_batches_drawn_from

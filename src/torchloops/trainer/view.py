@@ -16,7 +16,7 @@ from torchloops.loops import EvaluationLoop, Loop
 from torchloops.loops.checks import check_is_loop
 from torchloops.loops.tree import draw_tree
 from torchloops.profilers import timed
-from torchloops.trainer.combined import is_combined
+from torchloops.trainer.combined import CombinedLoader
 from torchloops.trainer.data import Batches
 from torchloops.trainer.engine import Engine
 from torchloops.trainer.keeper import Keeper
@@ -241,7 +241,7 @@ class TrainerView:
     def train_dataloader(self) -> Any:
         """The training loader, or the several of them as they were given."""
         loader = self.run.train_batches.loader
-        return loader.iterables if is_combined(loader) else loader
+        return loader.iterables if isinstance(loader, CombinedLoader) else loader
 
     @property
     def val_dataloaders(self) -> Any:

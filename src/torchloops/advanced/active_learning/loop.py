@@ -197,7 +197,6 @@ class ActiveLearningLoop(OuterLoop):
         if saved is not None and self.restarting:
             self.datamodule.load_state_dict(saved)
         self._records = self.datamodule.labelled_map.records
-        self.trainer.complete(self.start)
         self._reader = self._make_reader()
         self._check_early()
 
@@ -330,12 +329,12 @@ class ActiveLearningLoop(OuterLoop):
         attached = self._trainer is not None and isinstance(self._trainer.datamodule, ActiveLearningDataModule)
         data = self.datamodule.state_dict() if attached else self._saved
         return {
+            **super().on_save_checkpoint(),
             "rows": [dict(row) for row in self._rows],
             "start": None if self.start is None else self.start.state_dict(),
             "data": data,
             "records": records_to_state(self._records) if data is None else None,  # else they are in the data's state
             "query": None if self._query is None else self._query.state_dict(),
-            "limits": self.limits_state(),
             "meaning": None if self._meaning is None else vars(self._meaning),
             "made_by": self._made_by,
         }
@@ -348,7 +347,7 @@ class ActiveLearningLoop(OuterLoop):
         from torchloops.trainer.snapshot import Snapshot
 
         check(state_dict, _STATE, "ActiveLearningLoop: state")
-        self.check_limits(state_dict.get("limits", {}))
+        super().on_load_checkpoint(state_dict)
         check_same("ActiveLearningLoop", state_dict.get("made_by", {}), self._made_by)
         meaning = state_dict.get("meaning")
         self._meaning = None if meaning is None else Meaning(**meaning)

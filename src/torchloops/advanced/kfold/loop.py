@@ -275,7 +275,6 @@ class KFoldLoop(OuterLoop):
         self._data = find_data(trainer)
         find_splits(self, self._data, self._folder, state)
         self._to_run = check_folds(self._folds, state.count, state.unfinished)
-        trainer.complete(self.start)
         self._check_early()
         self._take_finished()
         self._fold_plan = self._make_plan()
@@ -502,12 +501,11 @@ class KFoldLoop(OuterLoop):
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         start = None if self.start is None else self.start.state_dict()
-        own = {"start": start, "made_by": self._made_by, "limits": self.limits_state()}
-        return {**self._state.state_dict(), **own}
+        return {**super().on_save_checkpoint(), **self._state.state_dict(), "start": start, "made_by": self._made_by}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         check(state_dict, KFOLD_STATE, "KFoldLoop: state")
-        self.check_limits(state_dict.get("limits", {}))
+        super().on_load_checkpoint(state_dict)
         check_same("KFoldLoop", state_dict.get("made_by", {}), self._made_by)
         self._state = KFoldState.from_state_dict(state_dict)
         start = state_dict["start"]
